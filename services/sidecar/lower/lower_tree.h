@@ -1,0 +1,76 @@
+// The local disk file system below a replica, reached by file handle, never by path.
+//
+// Owned by the replica; every method may be called from any thread. Errors carry the errno
+// (services/common/status: StatusFromErrno / ErrnoFromStatus). Handles are those of
+// name_to_handle_at(2): they survive renames and restarts, and go stale with the object.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "intermezzo/record/v1/record.pb.h"
+
+namespace intermezzo::sidecar {
+
+// A file descriptor that closes itself.
+class UniqueFd {
+ public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~UniqueFd();
+  int get() const { return fd_; }
+  explicit operator bool() const { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+// name_to_handle_at(2): type and bytes.
+struct LowerHandle {
+  int type = 0;
+  std::string bytes;
+  friend bool operator==(const LowerHandle&, const LowerHandle&) = default;
+};
+
+class LowerTree {
+ public:
+  // FAILED_PRECONDITION: `root` is no directory, or its file system has no file handles.
+  static absl::StatusOr<std::unique_ptr<LowerTree>> Open(const std::string& root);
+
+  int root_fd() const { return root_.get(); }
+  const std::string& root() const { return path_; }
+
+  // Opens an object. `flags` as open(2); O_PATH works for every kind. Never follows a symbolic
+  // link, never opens a device or FIFO other than with O_PATH.
+  absl::StatusOr<UniqueFd> OpenObject(const LowerHandle& handle, int flags) const;
+  // Handle of `name` in `dir_fd` (of dir_fd itself where name is empty).
+  absl::StatusOr<LowerHandle> HandleAt(int dir_fd, const std::string& name) const;
+
+ private:
+  LowerTree(std::string path, UniqueFd root) : path_(std::move(path)), root_(std::move(root)) {}
+  std::string path_;
+  UniqueFd root_;
+};
+
+// Attributes as records carry them.
+record::v1::Attributes AttributesOf(const struct stat& st);
+record::v1::ObjectKind KindOf(mode_t mode);
+record::v1::Timespec ToProto(const struct timespec& ts);
+struct timespec FromProto(const record::v1::Timespec& ts);
+
+// All extended attributes that replicas share: user.*, trusted.*, security.*, and ACLs; none where
+// the file system has none. Works on O_PATH descriptors too (through /proc/self/fd).
+absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrs(int fd);
+
+}  // namespace intermezzo::sidecar

@@ -1,0 +1,60 @@
+// The gate that every local update passes: open while the node may write.
+//
+// Passing an open gate is two atomic operations. A closed gate parks the update as a closure, so
+// that no thread of the driver ever waits; it is resumed (entered) when the gate opens, or failed.
+// Any thread may call any method.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "services/common/types/numbers.h"
+
+namespace intermezzo::sidecar {
+
+// Under what an update is made: a token's epoch, or none (0) while disconnected.
+struct WriteAuthority {
+  Epoch epoch;
+};
+
+class WriteGate {
+ public:
+  // Called with OK: the update has entered, do it and Leave(). With an error: answer it.
+  using Resume = std::function<void(absl::Status)>;
+
+  // `wanted` is called (on the parking thread, must not block) when an update is parked at a
+  // closed gate and none was parked before, and again after each Close() that leaves some parked.
+  // `run` runs resumed closures on threads that may block on the lower file system.
+  // At most `max_parked` updates wait; the next is failed with RESOURCE_EXHAUSTED (EAGAIN).
+  WriteGate(std::function<void()> wanted, std::function<void(std::function<void()>)> run,
+            size_t max_parked = 100'000);
+
+  // True: the caller has entered and must Leave(). Never blocks.
+  bool TryEnter();
+  void Leave();
+  // Enters at once or waits as a closure.
+  void EnterOrPark(Resume resume);
+
+  // Opens and resumes the parked updates in order, before any newcomer of the same thread.
+  void Open(WriteAuthority authority);
+  // From now on updates are parked. Those that have entered go on.
+  void Close();
+  // Waits until all that entered have left. Called with the gate closed, with no lock held.
+  absl::Status WaitDrained(absl::Duration timeout);
+  // Fails all parked updates with `status`.
+  void FailParked(const absl::Status& status);
+
+  bool is_open() const;
+  bool wanted() const;  // some update is parked
+  // Authority of an update that has entered.
+  WriteAuthority authority() const;
+};
+
+}  // namespace intermezzo::sidecar
