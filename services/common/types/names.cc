@@ -3,6 +3,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "services/common/types/view.h"
 
 namespace intermezzo {
 namespace {
@@ -12,7 +13,7 @@ absl::Status CheckDnsLabel(std::string_view what, std::string_view text) {
   for (char c : text) good = good && (absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-');
   if (good) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(what, " name \"", absl::CHexEscape(text.substr(0, 80)),
+      absl::StrCat(View(what), " name \"", absl::CHexEscape(View(text.substr(0, 80))),
                    "\" is not valid: use 1 to 63 of a-z, 0-9 and '-', with no '-' at either end"));
 }
 
@@ -30,7 +31,7 @@ absl::Status EntryNameRule::Check(std::string_view text) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("entry name \"", absl::CHexEscape(text.substr(0, 80)), "\" (", text.size(),
+      absl::StrCat("entry name \"", absl::CHexEscape(View(text.substr(0, 80))), "\" (", text.size(),
                    " bytes) is not valid: use 1 to 255 bytes without '/' and NUL, not . or .."));
 }
 
