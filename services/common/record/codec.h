@@ -13,11 +13,11 @@
 
 namespace intermezzo {
 
-inline constexpr size_t kMaxRecordBytes = 256 * 1024;           // serialized Record
-inline constexpr size_t kMaxPayloadBytes = 1024 * 1024;         // uncompressed payload
-inline constexpr size_t kMaxBatchBytes = 4 * 1024 * 1024;       // entries of one message together
-inline constexpr int kMaxBatchRecords = 1000;                   // entries of one message
-inline constexpr int kMaxMessageBytes = 16 * 1024 * 1024;       // gRPC limit, every channel
+inline constexpr size_t kMaxRecordBytes = 256 * 1024;      // serialized Record
+inline constexpr size_t kMaxPayloadBytes = 1024 * 1024;    // uncompressed payload
+inline constexpr size_t kMaxBatchBytes = 4 * 1024 * 1024;  // entries of one message together
+inline constexpr int kMaxBatchRecords = 1000;              // entries of one message
+inline constexpr int kMaxMessageBytes = 16 * 1024 * 1024;  // gRPC limit, every channel
 inline constexpr int kMaxRecordTouches = 16;
 
 // XXH3 128 bit in canonical (big endian) form, 16 bytes. Source: xxHash 0.8 specification.
