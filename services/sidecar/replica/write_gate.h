@@ -39,10 +39,14 @@ class WriteGate {
   // True: the caller has entered and must Leave(). Never blocks.
   bool TryEnter();
   void Leave();
-  // Enters at once or waits as a closure.
+  // Enters at once (`resume` runs on this thread) or waits as a closure.
   void EnterOrPark(Resume resume);
 
-  // Opens and resumes the parked updates in order, before any newcomer of the same thread.
+  // Replaces `wanted`. Before the gate is used.
+  void SetWanted(std::function<void()> wanted);
+
+  // Opens and resumes the parked updates in order, before any newcomer of the same thread. An open
+  // gate only gets another authority. Nothing happens after Fail().
   void Open(WriteAuthority authority);
   // From now on updates are parked. Those that have entered go on.
   void Close();
@@ -50,11 +54,32 @@ class WriteGate {
   absl::Status WaitDrained(absl::Duration timeout);
   // Fails all parked updates with `status`.
   void FailParked(const absl::Status& status);
+  // Closes for good: parked and later updates are failed with `status` (the first one stays).
+  void Fail(const absl::Status& status);
 
   bool is_open() const;
   bool wanted() const;  // some update is parked
   // Authority of an update that has entered.
   WriteAuthority authority() const;
+
+ private:
+  // One word, so that "open" and "one more inside" are seen together.
+  static constexpr uint64_t kOpen = uint64_t{1} << 63;
+
+  // Hands `resumes` to `run_`, each with `status`.
+  void RunAll(std::deque<Resume> resumes, const absl::Status& status);
+
+  const std::function<void(std::function<void()>)> run_;
+  const size_t max_parked_;
+
+  // kOpen and the number of updates inside.
+  std::atomic<uint64_t> state_{0};
+  std::atomic<uint64_t> epoch_{0};
+
+  mutable absl::Mutex mu_;
+  std::function<void()> wanted_ ABSL_GUARDED_BY(mu_);
+  std::deque<Resume> parked_ ABSL_GUARDED_BY(mu_);
+  absl::Status failure_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace intermezzo::sidecar
