@@ -1,0 +1,68 @@
+// mezzo wait COLLECTION
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "nlohmann/json.hpp"
+#include "services/mezzo/command.h"
+#include "services/mezzo/poll.h"
+#include "services/mezzo/progress.h"
+#include "services/mezzo/settled.h"
+#include "services/mezzo/units.h"
+
+namespace intermezzo::mezzo {
+namespace {
+
+struct Options {
+  std::string collection;
+  uint64_t seq = 0;
+  bool settled = false;
+  absl::Duration timeout = absl::Minutes(1);
+};
+
+absl::StatusOr<ExitCode> Wait(Context& context, const Options& options) {
+  const absl::Time begin = absl::Now();
+  const absl::Time deadline = begin + options.timeout;
+  Progress progress(context.err, context.terminal,
+                    absl::StrCat("waiting for ", options.collection));
+  if (options.settled) {
+    if (absl::Status status =
+            WaitUntilNothingPending(context.client, options.collection, deadline, progress);
+        !status.ok()) {
+      return status;
+    }
+  }
+  const auto seq =
+      WaitUntilReplicated(context.client, options.collection, options.seq, deadline, progress);
+  if (!seq.ok()) return seq.status();
+  progress.Clear();
+  if (context.json) {
+    nlohmann::ordered_json json;
+    json["seq"] = absl::StrCat(*seq);
+    context.out << json.dump(2) << '\n';
+  } else {
+    context.out << "every replica of " << options.collection << " has seq " << *seq << " (after "
+                << HumanDuration(absl::Now() - begin) << ")\n";
+  }
+  return ExitCode::kOk;
+}
+
+}  // namespace
+
+void AddWait(CLI::App& app, Action& action) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* wait =
+      app.add_subcommand("wait", "Wait until every replica has what the journal has now");
+  AddCollectionArgument(*wait, options->collection);
+  wait->add_option("--seq", options->seq, "Wait for this seq instead of the journal's head");
+  wait->add_flag("--settled", options->settled,
+                 "First wait until no node has updates that the journal does not have");
+  AddTimeOption(*wait, "--timeout", options->timeout, "How long to wait");
+  wait->callback([&action, options] {
+    action = [options](Context& context) { return Wait(context, *options); };
+  });
+}
+
+}  // namespace intermezzo::mezzo
