@@ -155,7 +155,10 @@ absl::StatusOr<ExitCode> Verify(Context& context, const Options& options) {
     return Report(context, nodes, options, *comparison, absl::Now() - begin);
   }
   if (!last.ok() && !absl::IsDeadlineExceeded(last)) return last;
-  std::string why = last.ok() ? comparison->unsteady : std::string(last.message());
+  std::string why = comparison ? comparison->unsteady : "";
+  if (!last.ok()) {
+    absl::StrAppend(&why, why.empty() ? "" : "; then: ", last.message());
+  }
   return absl::DeadlineExceededError(absl::StrCat(
       "the replicas of '", options.collection, "' did not stand still for one comparison within ",
       HumanDuration(options.timeout), ": ", why,
