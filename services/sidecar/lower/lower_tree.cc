@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -48,6 +49,32 @@ int ReadGrowing(Get get, std::string& out) {
     out.resize(length + 64);
   }
   return ERANGE;
+}
+
+absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsOf(const std::string& path,
+                                                            decltype(&listxattr) list,
+                                                            decltype(&getxattr) get) {
+  std::string names;
+  int error =
+      ReadGrowing([&](char* out, size_t size) { return list(path.c_str(), out, size); }, names);
+  if (error == ENOTSUP) return std::vector<record::v1::Xattr>();
+  if (error != 0) return StatusFromErrno(error, "listxattr");
+  std::vector<record::v1::Xattr> xattrs;
+  for (absl::string_view name : absl::StrSplit(names, '\0', absl::SkipEmpty())) {
+    if (!IsShared(name)) continue;
+    record::v1::Xattr xattr;
+    xattr.set_name(std::string(name));
+    error = ReadGrowing(
+        [&](char* out, size_t size) { return get(path.c_str(), xattr.name().c_str(), out, size); },
+        *xattr.mutable_value());
+    // Listed, and yet not to be had: gone meanwhile, or hidden (security modules do that).
+    if (error == ENODATA || error == ENOTSUP) continue;
+    if (error != 0) return StatusFromErrno(error, absl::StrCat("getxattr ", xattr.name()));
+    xattrs.push_back(std::move(xattr));
+  }
+  std::sort(xattrs.begin(), xattrs.end(),
+            [](const auto& a, const auto& b) { return a.name() < b.name(); });
+  return xattrs;
 }
 
 }  // namespace
@@ -165,30 +192,22 @@ struct timespec FromProto(const record::v1::Timespec& ts) {
 }
 
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrs(int fd) {
-  const std::string path = absl::StrCat("/proc/self/fd/", fd);
-  std::string names;
-  int error = ReadGrowing(
-      [&](char* out, size_t size) { return listxattr(path.c_str(), out, size); }, names);
-  if (error == ENOTSUP) return std::vector<record::v1::Xattr>();
-  if (error != 0) return StatusFromErrno(error, "listxattr");
-  std::vector<record::v1::Xattr> xattrs;
-  for (absl::string_view name : absl::StrSplit(names, '\0', absl::SkipEmpty())) {
-    if (!IsShared(name)) continue;
-    record::v1::Xattr xattr;
-    xattr.set_name(std::string(name));
-    error = ReadGrowing(
-        [&](char* out, size_t size) {
-          return getxattr(path.c_str(), xattr.name().c_str(), out, size);
-        },
-        *xattr.mutable_value());
-    // Listed, and yet not to be had: gone meanwhile, or hidden (security modules do that).
-    if (error == ENODATA || error == ENOTSUP) continue;
-    if (error != 0) return StatusFromErrno(error, absl::StrCat("getxattr ", xattr.name()));
-    xattrs.push_back(std::move(xattr));
-  }
-  std::sort(xattrs.begin(), xattrs.end(),
-            [](const auto& a, const auto& b) { return a.name() < b.name(); });
-  return xattrs;
+  return ReadXattrsOf(DescriptorPath(fd), listxattr, getxattr);
+}
+
+absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsAt(int dir_fd, const std::string& name) {
+  return ReadXattrsOf(absl::StrCat(DescriptorPath(dir_fd), "/", name), llistxattr, lgetxattr);
+}
+
+std::string DescriptorPath(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
+
+uint32_t EncodeDevice(dev_t device) {
+  const uint32_t minor_number = minor(device);
+  return (minor_number & 0xff) | (major(device) << 8) | ((minor_number & ~0xffu) << 12);
+}
+
+dev_t DecodeDevice(uint32_t encoded) {
+  return makedev((encoded & 0xfff00) >> 8, (encoded & 0xff) | ((encoded >> 12) & 0xfff00));
 }
 
 }  // namespace intermezzo::sidecar

@@ -72,5 +72,13 @@ struct timespec FromProto(const record::v1::Timespec& ts);
 // All extended attributes that replicas share: user.*, trusted.*, security.*, and ACLs; none where
 // the file system has none. Works on O_PATH descriptors too (through /proc/self/fd).
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrs(int fd);
+// The same of `name` in `dir_fd`, a symbolic link not followed.
+absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsAt(int dir_fd, const std::string& name);
+// The path through which calls without a descriptor form reach an O_PATH descriptor.
+std::string DescriptorPath(int fd);
+
+// Device numbers in records: the kernel's 32 bit encoding of major and minor.
+uint32_t EncodeDevice(dev_t device);
+dev_t DecodeDevice(uint32_t encoded);
 
 }  // namespace intermezzo::sidecar

@@ -40,6 +40,9 @@ class Presto {
   // Queues an invalidation; never blocks, never fails: over its limit it forgets ranges, not
   // objects. Called with the replica's update lock held.
   virtual void Invalidate(Invalidation what) = 0;
+  // A forwarded record is about to take this object's last name: keep it open if it may be in use.
+  // Never blocks, never fails. Called with the replica's update lock held.
+  virtual void BeforeRemoval(ObjectId object) {}
   // Makes dirty pages of shared mappings arrive as ordinary writes; the gate is still open.
   // DEADLINE_EXCEEDED: they did not all arrive in time.
   virtual absl::Status FlushMappings(absl::Duration timeout) = 0;

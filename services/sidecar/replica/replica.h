@@ -44,8 +44,14 @@ class Replica {
     uint64_t max_dirty_bytes = 64 << 20;
     // Wall clock for Record.time.
     std::function<absl::Time()> now = absl::Now;
+    // Runs parked updates when the gate opens (WriteGate's `run`). Empty: threads of its own.
+    std::function<void(std::function<void()>)> run;
   };
 
+  // A fresh database becomes this replica's (root object, identity). FAILED_PRECONDITION: the
+  // database belongs to another collection, instance or lower directory. Another ordinal of the
+  // same instance restarts the counters; then the local journal must be empty.
+  // The gate is closed; set who opens it with gate().SetWanted().
   static absl::StatusOr<std::unique_ptr<Replica>> Open(Options options,
                                                        std::unique_ptr<LowerTree> lower,
                                                        std::unique_ptr<NodeDb> db);
@@ -66,7 +72,8 @@ class Replica {
   virtual absl::Mutex& update_lock() = 0;
 
   // A new object `name` in `parent` (create, mkdir, mknod, symlink). Reads its handle, attributes,
-  // xattrs, target and the parent's mtime from the lower tree. Returns the new object's id.
+  // xattrs, target and the parent's mtime from the lower tree. Returns the new object's id. Content
+  // that a file has already (a linked O_TMPFILE, an import) is not captured: call Wrote for it.
   virtual absl::StatusOr<ObjectId> Created(ObjectId parent, int parent_fd,
                                            const std::string& name) = 0;
   virtual absl::Status Linked(ObjectId object, ObjectId parent, int parent_fd,
@@ -79,6 +86,7 @@ class Replica {
                                unsigned flags) = 0;
   // chmod, chown, utimens: reads all attributes from `fd` (O_PATH is enough).
   // `atime_set`: the access time was set explicitly and is recorded.
+  // These and Wrote do nothing for an object that the table no longer has (open but unlinked).
   virtual absl::Status AttributesSet(ObjectId object, int fd, bool atime_set) = 0;
   virtual absl::Status XattrSet(ObjectId object, int fd, const std::string& name) = 0;
   virtual absl::Status XattrRemoved(ObjectId object, int fd, const std::string& name) = 0;
@@ -125,9 +133,15 @@ class Replica {
   virtual absl::Status failure() const = 0;
 
   // Import, adoption and snapshots change tables directly through this (gate closed, not yet
-  // mounted). The update lock is held.
+  // mounted). The update lock is held. Start a changed state row from state() and PutState it;
+  // call ReloadState() after such a commit.
   virtual NodeDb& mutable_db() = 0;
-  // A fresh object id of this node, also durable in `batch`'s state row with the next commit.
+  // The state row as it is in memory (counters of ids just given included). The update lock is held.
+  virtual storage::v1::ReplicaRow state() const = 0;
+  // Reads the state row and the local journal's index anew. The update lock is held.
+  virtual absl::Status ReloadState() = 0;
+  // A fresh object id of this node, durable with the next commit of a state row. The update lock
+  // is held.
   virtual ObjectId NewObjectId() = 0;
 };
 
