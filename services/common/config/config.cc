@@ -46,6 +46,8 @@ class Translator {
       const FieldDescriptor* field = type.FindFieldByName(name);
       if (field == nullptr) return Wrong(item.first, field_path, "unknown field");
       if (out.contains(name)) return Wrong(item.first, field_path, "is given twice");
+      // The mark of a value that is not there may be that of the next line.
+      if (item.second.IsNull()) return Wrong(item.first, field_path, "has no value");
       absl::StatusOr<json> value = Field(item.second, *field, field_path);
       if (!value.ok()) return value.status();
       out[name] = *std::move(value);

@@ -7,9 +7,6 @@
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
-#include <prometheus/exposer.h>
-#include <prometheus/gauge.h>
-#include <prometheus/registry.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -24,7 +21,7 @@
 #include "services/common/record/codec.h"
 #include "services/common/runner/health_service.h"
 #include "services/common/runner/listen_address.h"
-#include "services/common/runner/process_metrics.h"
+#include "services/common/runner/metrics_listener.h"
 #include "services/common/runner/signals.h"
 #include "services/common/status/errno.h"
 #include "services/common/types/view.h"
@@ -98,35 +95,6 @@ void LogForGrpc(gpr_log_func_args* args) {
   }
 }
 
-struct Metrics {
-  std::shared_ptr<prometheus::Registry> registry;
-  std::shared_ptr<ProcessMetrics> process;
-  std::unique_ptr<prometheus::Exposer> exposer;  // last: it reads the others
-};
-
-absl::StatusOr<Metrics> StartMetrics(ListenAddress& address, std::string_view component) {
-  Metrics metrics;
-  metrics.registry = std::make_shared<prometheus::Registry>();
-  metrics.process = std::make_shared<ProcessMetrics>();
-  prometheus::BuildGauge()
-      .Name("intermezzo_build_info")
-      .Help("Always 1; the labels say what runs.")
-      .Register(*metrics.registry)
-      .Add({{"component", std::string(component)}, {"version", INTERMEZZO_VERSION}})
-      .Set(1);
-  try {
-    metrics.exposer = std::make_unique<prometheus::Exposer>(address.str(), 2);
-    metrics.exposer->RegisterCollectable(metrics.registry);
-    metrics.exposer->RegisterCollectable(metrics.process);
-    const std::vector<int> ports = metrics.exposer->GetListeningPorts();
-    if (ports.size() == 1) address.port = ports[0];
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen for metrics on ", address.str(), ": ", error.what()));
-  }
-  return metrics;
-}
-
 absl::StatusOr<std::unique_ptr<grpc::Server>> StartServer(ListenAddress& address,
                                                           HealthService& health,
                                                           Application& application) {
@@ -191,12 +159,14 @@ int Serve(
   Signals signals(settings.drain_timeout + kExitGrace);
   gpr_set_log_function(&LogForGrpc);
 
-  absl::StatusOr<Metrics> metrics = StartMetrics(settings.metrics_listen, component);
+  absl::StatusOr<std::unique_ptr<MetricsListener>> metrics =
+      MetricsListener::Start(settings.metrics_listen, component, INTERMEZZO_VERSION);
   if (!metrics.ok()) return Failed("cannot start", metrics.status());
+  settings.metrics_listen = (*metrics)->address();
 
   // Destroyed in reverse: the server before the services that it calls.
   HealthService health;
-  RunnerContext context{metrics->registry};
+  RunnerContext context{(*metrics)->registry()};
   absl::StatusOr<std::unique_ptr<Application>> application = build(context);
   if (!application.ok()) return Failed("cannot start", application.status());
   absl::StatusOr<std::unique_ptr<grpc::Server>> server =
