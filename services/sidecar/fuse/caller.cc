@@ -1,0 +1,66 @@
+#include "services/sidecar/fuse/caller.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/fsuid.h>
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "services/common/log/log.h"
+
+namespace intermezzo::sidecar {
+namespace {
+
+void LeaveSharedUmask() {
+  static thread_local bool left = false;
+  if (left) return;
+  if (unshare(CLONE_FS) != 0) log::Fatal("unshare(CLONE_FS) failed: umask cannot be per thread");
+  left = true;
+}
+
+}  // namespace
+
+CreatorScope::CreatorScope(gid_t gid, mode_t umask) : gid_(gid) {
+  LeaveSharedUmask();
+  old_umask_ = ::umask(umask);
+  if (gid_ != 0) setfsgid(gid_);
+}
+
+CreatorScope::~CreatorScope() {
+  if (gid_ != 0) setfsgid(0);
+  ::umask(old_umask_);
+}
+
+bool IsInGroup(pid_t tid, gid_t gid) {
+  std::ifstream status("/proc/" + std::to_string(tid) + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("Groups:", 0) != 0) continue;
+    std::istringstream groups(line.substr(7));
+    for (gid_t each; groups >> each;) {
+      if (each == gid) return true;
+    }
+  }
+  return false;
+}
+
+bool IsBeingKilled(pid_t tid) {
+  std::ifstream status("/proc/" + std::to_string(tid) + "/status");
+  if (!status) return true;
+  const uint64_t kill_bit = uint64_t{1} << (SIGKILL - 1);
+  for (std::string line; std::getline(status, line);) {
+    uint64_t pending;
+    if ((sscanf(line.c_str(), "SigPnd: %lx", &pending) == 1 ||
+         sscanf(line.c_str(), "ShdPnd: %lx", &pending) == 1) &&
+        (pending & kill_bit) != 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace intermezzo::sidecar
