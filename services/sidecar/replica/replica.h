@@ -45,7 +45,7 @@ class Replica {
     // Wall clock for Record.time.
     std::function<absl::Time()> now = absl::Now;
     // Runs parked updates when the gate opens (WriteGate's `run`). Empty: threads of its own.
-    std::function<void(std::function<void()>)> run;
+    std::function<void(std::function<void()>)> run = nullptr;
   };
 
   // A fresh database becomes this replica's (root object, identity). FAILED_PRECONDITION: the
@@ -118,8 +118,8 @@ class Replica {
   // Applies the entry after the cursor: effect, rows and cursor. An own record (origin ordinal is
   // ours) confirms the local one instead. Idempotent after a crash between effect and commit.
   // DATA_LOSS: chain or payload does not match. OUT_OF_RANGE: not cursor + 1 (lower: already
-  // applied, ignored with OK). ABORTED: meets a pending local record (a conflict). INVALID_ARGUMENT:
-  // malformed. RESOURCE_EXHAUSTED: disk full; nothing changed, try again.
+  // applied, ignored with OK). ABORTED: meets a pending local record (a conflict).
+  // INVALID_ARGUMENT: malformed. RESOURCE_EXHAUSTED: disk full; nothing changed, try again.
   virtual absl::Status Apply(const record::v1::Entry& entry) = 0;
 
   // All dirty extents become local records.
@@ -136,7 +136,8 @@ class Replica {
   // mounted). The update lock is held. Start a changed state row from state() and PutState it;
   // call ReloadState() after such a commit.
   virtual NodeDb& mutable_db() = 0;
-  // The state row as it is in memory (counters of ids just given included). The update lock is held.
+  // The state row as it is in memory (counters of ids just given included). The update lock is
+  // held.
   virtual storage::v1::ReplicaRow state() const = 0;
   // Reads the state row and the local journal's index anew. The update lock is held.
   virtual absl::Status ReloadState() = 0;

@@ -1,0 +1,47 @@
+// Which objects and names the unconfirmed local records touch, to tell in a moment whether a
+// forwarded record meets one of them (a conflict).
+//
+// Owned by the replica, used under its update lock. Rebuilt from the local journal at start.
+// Kept as 64 bit hashes: two that collide make a conflict out of nothing, never hide one.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
+#include "intermezzo/record/v1/record.pb.h"
+
+namespace intermezzo::sidecar {
+
+class PendingIndex {
+ public:
+  // Origin seqs are added in ascending order.
+  void Add(uint64_t origin_seq, const record::v1::Record& record);
+  void RemoveThrough(uint64_t origin_seq);
+  void Clear();
+
+  // Origin seqs, ascending, of the pending records that `forwarded` meets: one of the same touches;
+  // an object or directory that one of them removed or emptied while the other uses it; a name
+  // taken from the same object by both.
+  std::vector<uint64_t> Meeting(const record::v1::Record& forwarded) const;
+  bool empty() const { return records_.empty(); }
+  size_t size() const { return records_.size(); }
+
+ private:
+  using Hashes = absl::InlinedVector<size_t, 8>;
+  struct Pending {
+    uint64_t origin_seq;
+    Hashes hashes;
+  };
+  // What a record leaves in the index.
+  static Hashes Marks(const record::v1::Record& record);
+  // What a forwarded record looks for in it.
+  static Hashes Questions(const record::v1::Record& record);
+
+  std::deque<Pending> records_;
+  absl::flat_hash_map<size_t, uint32_t> counts_;
+};
+
+}  // namespace intermezzo::sidecar
