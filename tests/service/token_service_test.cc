@@ -95,7 +95,9 @@ TEST_F(TokenServiceTest, SixteenAcquirersEachGetItInTurn) {
       ++served;
       // Keeps it until somebody wants it; the last is wanted by nobody.
       token::v1::WatchRecallsResponse recall;
-      if (served < kNodes) EXPECT_TRUE(recalls.Next(recall));
+      if (served < kNodes) {
+        EXPECT_TRUE(recalls.Next(recall));
+      }
       --inside;
       EXPECT_TRUE(cluster_.Release("www", node, grant.epoch()).ok());
     });
