@@ -73,6 +73,10 @@ absl::Status Device::Mount(struct fuse_session* session, const std::string& moun
     return status;
   }
   mount_point_ = mount_point;
+  init_unique_ = 0;
+  kernel_minor_ = 0;
+  killpriv_offered_ = false;
+  killpriv_v2_ = false;
   mounted_ = true;
   static const fuse_custom_io kIo = {
       .writev = &Device::Write,

@@ -88,6 +88,8 @@ int FuseDriver::Captured(const absl::Status& status, const char* what) {
 }
 
 absl::Status FuseDriver::Mount() {
+  if (session_ != nullptr) return absl::FailedPreconditionError("already mounted");
+  unmounting_ = false;
   std::string program = "intermezzo";
   char* argv[] = {program.data(), nullptr};
   fuse_args args = FUSE_ARGS_INIT(1, argv);
@@ -128,6 +130,7 @@ void FuseDriver::Unmount(absl::Duration grace) {
   gate_.FailParked(absl::UnavailableError("the collection was unmounted"));
   fuse_session_destroy(session_);
   session_ = nullptr;
+  inodes_.Clear();  // a later mount starts with nothing known
 }
 
 void FuseDriver::Serve(size_t thread) {

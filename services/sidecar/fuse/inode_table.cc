@@ -183,6 +183,13 @@ void InodeTable::Unpin(Inode& inode) {
   gone = std::move(inode.pinned);
 }
 
+void InodeTable::Clear() {
+  absl::flat_hash_map<uint64_t, InodePtr> gone;
+  absl::MutexLock lock(&mu_);
+  lru_.clear();
+  gone.swap(inodes_);
+}
+
 size_t InodeTable::size() const {
   absl::MutexLock lock(&mu_);
   return inodes_.size();

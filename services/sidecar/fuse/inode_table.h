@@ -75,6 +75,9 @@ class InodeTable {
   // Undoes Pin() where a name was left.
   void Unpin(Inode& inode);
 
+  // Forgets everything; the kernel no longer knows anything.
+  void Clear();
+
   size_t size() const;
   size_t open_fds() const;
 
@@ -84,7 +87,6 @@ class InodeTable {
   FdPtr Cached(Inode& inode, Access access) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Returns what the caller must destroy after it released the lock.
   FdPtr Insert(Inode& inode, Access access, FdPtr fd) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void DropFds(Inode& inode) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<UniqueFd> OpenLower(Inode& inode, Access access);
 
   const LowerTree& lower_;

@@ -14,6 +14,10 @@ Invalidator::Invalidator(KernelCache* kernel, Limits limits) : kernel_(kernel), 
 Invalidator::~Invalidator() { Stop(); }
 
 void Invalidator::Start() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = false;
+  }
   threads_.emplace_back([this] { QuickLane(); });
   for (int i = 0; i < limits_.slow_threads; ++i) threads_.emplace_back([this] { SlowLane(); });
 }
@@ -25,6 +29,13 @@ void Invalidator::Stop() {
   }
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
+  absl::MutexLock lock(&mu_);
+  quick_.clear();
+  quick_order_.clear();
+  slow_.clear();
+  slow_order_.clear();
+  names_ = 0;
+  drop_all_ = false;
 }
 
 Invalidator::Work* Invalidator::SlowWork(uint64_t id) {
