@@ -1,0 +1,46 @@
+#include "services/forwarder-service/grpc/ask_journal.h"
+
+#include <grpcpp/client_context.h>
+
+#include <utility>
+
+#include "services/common/status/status.h"
+#include "services/forwarder-service/grpc/open_calls.h"
+
+namespace intermezzo::forwarder {
+namespace {
+
+struct Question final : OpenCall {
+  grpc::ClientContext context;
+  journal::v1::GetJournalRequest request;
+  journal::v1::GetJournalResponse response;
+  std::function<void(absl::StatusOr<journal::v1::Journal>)> answer;
+
+  void Close(const absl::Status& status) override { context.TryCancel(); }
+};
+
+}  // namespace
+
+void AskJournal(std::shared_ptr<Environment> environment, const std::string& collection,
+                std::function<void(absl::StatusOr<journal::v1::Journal>)> answer) {
+  auto question = std::make_shared<Question>();
+  question->request.set_collection(collection);
+  question->answer = std::move(answer);
+  question->context.set_deadline(
+      absl::ToChronoTime(absl::Now() + environment->options.call_timeout));
+  uint64_t call = environment->calls.Add(question);
+  environment->journal->async()->GetJournal(
+      &question->context, &question->request, &question->response,
+      [environment, question, call](const grpc::Status& status) {
+        auto answer = std::move(question->answer);
+        if (status.ok()) {
+          answer(std::move(*question->response.mutable_journal()));
+        } else {
+          answer(FromGrpc(status));
+        }
+        answer = nullptr;
+        environment->calls.Remove(call);
+      });
+}
+
+}  // namespace intermezzo::forwarder
