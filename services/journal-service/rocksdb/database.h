@@ -1,0 +1,65 @@
+// The journal's RocksDB: opening, column families, errors. FORMAT.md says what is in it.
+#pragma once
+
+#include <rocksdb/db.h>
+
+#include <array>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "services/journal-service/core/version_table.h"
+
+namespace intermezzo::journal {
+
+enum class Family { kMeta, kEntries, kPayloads, kVersions, kOrigins };
+inline constexpr std::array<const char*, 5> kFamilyNames = {"meta", "entries", "payloads",
+                                                            "versions", "origins"};
+
+// RESOURCE_EXHAUSTED: no space. DATA_LOSS: corruption. NOT_FOUND. UNAVAILABLE: any other I/O error.
+absl::Status FromRocksDb(const rocksdb::Status& status, absl::string_view what);
+
+// Thread-safe, as RocksDB is.
+class Database {
+ public:
+  struct Options {
+    std::string dir;
+    uint64_t cache_bytes = 64 << 20;
+    rocksdb::Env* env = nullptr;  // null: the default one
+  };
+  // Creates what is missing. FAILED_PRECONDITION: in use by another process, or another format.
+  static absl::StatusOr<std::unique_ptr<Database>> Open(const Options& options);
+  ~Database();
+
+  rocksdb::DB& db() { return *db_; }
+  rocksdb::ColumnFamilyHandle* family(Family family) const {
+    return families_[static_cast<size_t>(family)];
+  }
+  // The row; NOT_FOUND where there is none.
+  absl::StatusOr<std::string> Get(Family family, const std::string& key) const;
+  // Bytes free on the disk that holds it.
+  absl::StatusOr<uint64_t> FreeBytes() const;
+
+ private:
+  Database() = default;
+  std::string dir_;
+  std::unique_ptr<rocksdb::DB> db_;
+  rocksdb::ColumnFamilyHandle* default_ = nullptr;
+  std::array<rocksdb::ColumnFamilyHandle*, kFamilyNames.size()> families_{};
+};
+
+// Rows of one collection as the database has them.
+class DatabaseTable final : public VersionView {
+ public:
+  // `database` must outlive it.
+  DatabaseTable(const Database* database, uint64_t uid) : database_(database), uid_(uid) {}
+  absl::StatusOr<ObjectState> Object(ObjectId object) const override;
+  absl::StatusOr<EntryState> Entry(ObjectId directory, const std::string& name) const override;
+
+ private:
+  const Database* const database_;
+  const uint64_t uid_;
+};
+
+}  // namespace intermezzo::journal
