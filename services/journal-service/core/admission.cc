@@ -53,16 +53,14 @@ absl::StatusOr<PreparedBatch> PrepareBatch(Ordinal ordinal, Epoch epoch,
     return absl::InvalidArgumentError("previous_origin_seq has more than 40 bits");
   }
   if (entries.size() > static_cast<size_t>(kMaxBatchRecords)) {
-    return absl::InvalidArgumentError(absl::StrCat("the batch has ", entries.size(),
-                                                   " records, at most ", kMaxBatchRecords,
-                                                   " are allowed"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the batch has ", entries.size(), " records, at most ", kMaxBatchRecords, " are allowed"));
   }
   PreparedBatch batch{ordinal, epoch, previous_origin_seq, {}, {}, 0};
   for (const auto& entry : entries) batch.bytes += entry.record().size() + entry.payload().size();
   if (batch.bytes > kMaxBatchBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the batch has ", batch.bytes,
-                                                   " bytes, at most ", kMaxBatchBytes,
-                                                   " are allowed"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the batch has ", batch.bytes, " bytes, at most ", kMaxBatchBytes, " are allowed"));
   }
   batch.entries.reserve(entries.size());
   batch.records.reserve(entries.size());
@@ -77,8 +75,8 @@ absl::StatusOr<PreparedBatch> PrepareBatch(Ordinal ordinal, Epoch epoch,
                                        " is not of the batch's origin ", ordinal.value()));
     }
     if (version.counter() <= before) {
-      return Malformed(i, absl::StrCat("its origin seq ", version.counter(), " does not follow ",
-                                       before));
+      return Malformed(
+          i, absl::StrCat("its origin seq ", version.counter(), " does not follow ", before));
     }
     before = version.counter();
     if (auto payload = OpenPayload(entry, *record); !payload.ok()) {
@@ -100,10 +98,10 @@ absl::StatusOr<Confirmation> AdmitBatch(const CollectionName& name, PreparedBatc
                                         absl::Time now, JournalState& state, OriginState& origin,
                                         VersionOverlay& table, std::vector<EntryPtr>& admitted) {
   if (batch.epoch < state.epoch) {
-    return Refuse(RefusalWith(v1::APPEND_REFUSAL_REASON_STALE_EPOCH, name, state, origin),
-                  absl::StrCat("collection ", name.str(), ": epoch ", batch.epoch.value(),
-                               " is stale, the journal accepts ", state.epoch.value(),
-                               " and higher"));
+    return Refuse(
+        RefusalWith(v1::APPEND_REFUSAL_REASON_STALE_EPOCH, name, state, origin),
+        absl::StrCat("collection ", name.str(), ": epoch ", batch.epoch.value(),
+                     " is stale, the journal accepts ", state.epoch.value(), " and higher"));
   }
   if (batch.previous_origin_seq > origin.last_origin_seq) {
     return Refuse(RefusalWith(v1::APPEND_REFUSAL_REASON_GAP, name, state, origin),
@@ -119,10 +117,11 @@ absl::StatusOr<Confirmation> AdmitBatch(const CollectionName& name, PreparedBatc
     if (origin_seq > origin.last_origin_seq) break;
     if (origin_seq == origin.last_origin_seq &&
         Xxh3(batch.entries[first_new]->entry.record()) != origin.last_hash) {
-      return absl::DataLossError(absl::StrCat(
-          "collection ", name.str(), ": origin ", batch.ordinal.value(), " sends another record as ",
-          origin_seq, " than the one that the journal has: the node went back in time (restored "
-          "from an old image?) and must register as a new incarnation"));
+      return absl::DataLossError(
+          absl::StrCat("collection ", name.str(), ": origin ", batch.ordinal.value(),
+                       " sends another record as ", origin_seq,
+                       " than the one that the journal has: the node went back in time (restored "
+                       "from an old image?) and must register as a new incarnation"));
     }
   }
 

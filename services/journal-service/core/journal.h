@@ -57,15 +57,15 @@ struct Confirmation {
 // How a journal stands; what is durable, never more.
 struct JournalState {
   uint64_t uid = 0;
-  Seq head;                      // last seq, 0 while empty
-  Seq first{1};                  // first seq still kept; head + 1 where none is
-  Epoch epoch;                   // lowest accepted
-  uint64_t head_bytes = 0;       // encoded bytes ever appended
-  uint64_t trimmed_bytes = 0;    // of these, already trimmed
-  std::string head_chain;        // chain value at head; empty before the first
-  std::string base_chain;        // chain value at first - 1
-  int64_t committed_ns = 0;      // of the entry at head
-  absl::Duration retention;      // how long entries stay that every replica has
+  Seq head;                    // last seq, 0 while empty
+  Seq first{1};                // first seq still kept; head + 1 where none is
+  Epoch epoch;                 // lowest accepted
+  uint64_t head_bytes = 0;     // encoded bytes ever appended
+  uint64_t trimmed_bytes = 0;  // of these, already trimmed
+  std::string head_chain;      // chain value at head; empty before the first
+  std::string base_chain;      // chain value at first - 1
+  int64_t committed_ns = 0;    // of the entry at head
+  absl::Duration retention;    // how long entries stay that every replica has
 };
 
 struct Cursor {

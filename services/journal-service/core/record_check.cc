@@ -98,17 +98,18 @@ class RecordCheck {
       refusal.set_touch_index(i);
       *refusal.mutable_touch() = touch;
       refusal.set_actual_version(actual.value());
-      return Refuse(refusal, absl::StrCat(Text(), " conflicts: touch ", i,
-                                          ", the ", TouchText(touch), ", was made against version ",
-                                          FormatStamp(touch.against()), ", the journal has ",
-                                          FormatStamp(actual.value())));
+      return Refuse(refusal,
+                    absl::StrCat(Text(), " conflicts: touch ", i, ", the ", TouchText(touch),
+                                 ", was made against version ", FormatStamp(touch.against()),
+                                 ", the journal has ", FormatStamp(actual.value())));
     }
     return absl::OkStatus();
   }
 
   absl::StatusOr<Version> Current(const Touch& touch) const {
     if (touch.aspect() == record::v1::ASPECT_ENTRY) {
-      ASSIGN_OR_RETURN(EntryState entry, found, table_.Entry(ObjectId(touch.object()), touch.name()));
+      ASSIGN_OR_RETURN(EntryState entry, found,
+                       table_.Entry(ObjectId(touch.object()), touch.name()));
       return entry.version;
     }
     ASSIGN_OR_RETURN(ObjectState object, found, table_.Object(ObjectId(touch.object())));
@@ -136,11 +137,11 @@ class RecordCheck {
   absl::Status CheckEntry(uint64_t directory, const std::string& name, uint64_t object) const {
     ASSIGN_OR_RETURN(EntryState entry, found, table_.Entry(ObjectId(directory), name));
     if (entry.object.value() == object) return absl::OkStatus();
-    return Conflict(absl::StrCat(
-        "entry ", NameText(name), " in ", FormatStamp(directory),
-        entry.exists() ? absl::StrCat(" names ", FormatStamp(entry.object.value()))
-                       : std::string(" does not exist"),
-        object != 0 ? absl::StrCat(", not ", FormatStamp(object)) : std::string()));
+    return Conflict(
+        absl::StrCat("entry ", NameText(name), " in ", FormatStamp(directory),
+                     entry.exists() ? absl::StrCat(" names ", FormatStamp(entry.object.value()))
+                                    : std::string(" does not exist"),
+                     object != 0 ? absl::StrCat(", not ", FormatStamp(object)) : std::string()));
   }
 
   absl::Status AddChildren(uint64_t directory, int change) {

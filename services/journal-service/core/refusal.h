@@ -1,4 +1,5 @@
-// A refused append as a Status: a message for people, an AppendRefusal for programs. Pure functions.
+// A refused append as a Status: a message for people, an AppendRefusal for programs. Pure
+// functions.
 #pragma once
 
 #include <optional>

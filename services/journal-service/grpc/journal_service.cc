@@ -23,9 +23,7 @@ class RefusedStream final : public Reactor {
   void OnDone() override { delete this; }
 };
 
-absl::Status DrainingError() {
-  return absl::UnavailableError("the journal-service is going down");
-}
+absl::Status DrainingError() { return absl::UnavailableError("the journal-service is going down"); }
 
 v1::Journal ToProto(const CollectionName& name, const JournalState& state) {
   v1::Journal out;

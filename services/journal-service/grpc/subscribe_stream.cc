@@ -47,9 +47,9 @@ absl::Status SubscribeStream::Begin() {
     auto chain = (*journal)->ChainAt(Seq(next_.value() - 1));
     if (!chain.ok()) return chain.status();
     if (*chain != request_.previous_chain()) {
-      return absl::DataLossError(absl::StrCat(
-          "collection ", name->str(), ": the reader's chain at seq ", next_.value() - 1,
-          " is not the journal's: they have different histories"));
+      return absl::DataLossError(
+          absl::StrCat("collection ", name->str(), ": the reader's chain at seq ",
+                       next_.value() - 1, " is not the journal's: they have different histories"));
     }
   }
   // Refuses a seq that cannot be read even where nothing would be sent yet.
@@ -66,8 +66,8 @@ absl::Status SubscribeStream::Begin() {
 
 void SubscribeStream::OnEvent(const JournalEvent& event) {
   if (event.deleted) {
-    return End(absl::NotFoundError(absl::StrCat("collection ", request_.collection(),
-                                                " was deleted")));
+    return End(
+        absl::NotFoundError(absl::StrCat("collection ", request_.collection(), " was deleted")));
   }
   Wake();
 }

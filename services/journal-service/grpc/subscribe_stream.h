@@ -69,11 +69,11 @@ class SubscribeStream final : public grpc::ServerWriteReactor<v1::SubscribeRespo
   v1::SubscribeResponse response_;
 
   absl::Mutex mu_;
-  bool busy_ ABSL_GUARDED_BY(mu_) = true;   // reading or writing
+  bool busy_ ABSL_GUARDED_BY(mu_) = true;    // reading or writing
   bool again_ ABSL_GUARDED_BY(mu_) = false;  // woken while busy
   bool sent_ ABSL_GUARDED_BY(mu_) = false;   // since the last tick
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Status end_ ABSL_GUARDED_BY(mu_);    // to be finished with when not busy
+  absl::Status end_ ABSL_GUARDED_BY(mu_);  // to be finished with when not busy
 };
 
 }  // namespace intermezzo::journal

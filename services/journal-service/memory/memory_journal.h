@@ -33,8 +33,7 @@ class MemoryJournal final : public Journal {
   MemoryJournal(CollectionName name, uint64_t uid, absl::Duration retention, Clock clock);
 
   const CollectionName& name() const override { return name_; }
-  void Append(PreparedBatch batch,
-              std::function<void(absl::StatusOr<Confirmation>)> done) override;
+  void Append(PreparedBatch batch, std::function<void(absl::StatusOr<Confirmation>)> done) override;
   void Fence(Epoch epoch, std::function<void(absl::StatusOr<Seq>)> done) override;
   absl::StatusOr<std::vector<EntryPtr>> Read(Seq from, const ReadOptions& options) override;
   bool ReadCached(Seq from, const ReadOptions& options, std::vector<EntryPtr>& out) override;
@@ -67,8 +66,7 @@ class MemoryJournalStore final : public JournalStore {
  public:
   explicit MemoryJournalStore(Clock clock) : clock_(std::move(clock)) {}
 
-  absl::Status Create(const CollectionName& name, uint64_t uid,
-                      absl::Duration retention) override;
+  absl::Status Create(const CollectionName& name, uint64_t uid, absl::Duration retention) override;
   absl::Status Delete(const CollectionName& name) override;
   absl::StatusOr<std::shared_ptr<Journal>> Find(const CollectionName& name) override;
   std::vector<std::shared_ptr<Journal>> List() override;

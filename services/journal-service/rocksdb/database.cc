@@ -87,8 +87,8 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const Options& options)
   }
   rocksdb::DB* db = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  rocksdb::Status opened = rocksdb::DB::Open(DatabaseOptions(options.env), options.dir, descriptors,
-                                             &handles, &db);
+  rocksdb::Status opened =
+      rocksdb::DB::Open(DatabaseOptions(options.env), options.dir, descriptors, &handles, &db);
   if (!opened.ok()) {
     const std::string text = absl::StrCat("opening ", options.dir);
     if (opened.ToString().find("lock") != std::string::npos) {
@@ -111,8 +111,8 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const Options& options)
   if (!absl::IsNotFound(format.status())) return format.status();
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  rocksdb::Status put = db->Put(synced, database->family(Family::kMeta), format::FormatKey(),
-                                format::FormatValue());
+  rocksdb::Status put =
+      db->Put(synced, database->family(Family::kMeta), format::FormatKey(), format::FormatValue());
   if (!put.ok()) return FromRocksDb(put, "writing the format row");
   return database;
 }
@@ -145,8 +145,7 @@ absl::StatusOr<ObjectState> DatabaseTable::Object(ObjectId object) const {
   return value.status();
 }
 
-absl::StatusOr<EntryState> DatabaseTable::Entry(ObjectId directory,
-                                                const std::string& name) const {
+absl::StatusOr<EntryState> DatabaseTable::Entry(ObjectId directory, const std::string& name) const {
   auto value = database_->Get(Family::kVersions, format::NameKey(uid_, directory.value(), name));
   if (value.ok()) return format::DecodeEntry(*value);
   if (absl::IsNotFound(value.status())) return EntryState();

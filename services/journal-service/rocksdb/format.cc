@@ -82,8 +82,8 @@ absl::Status CheckFormatValue(std::string_view value) {
   const uint32_t version = reader.Get<uint32_t>();
   if (!reader.Done()) return Broken("format row");
   if (version == kVersion) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("the journal database has format ", version,
-                                                    ", this program knows ", kVersion));
+  return absl::FailedPreconditionError(
+      absl::StrCat("the journal database has format ", version, ", this program knows ", kVersion));
 }
 
 std::string JournalKey(uint64_t uid) {
@@ -151,7 +151,8 @@ absl::StatusOr<std::vector<Cursor>> DecodeCursors(std::string_view value) {
     return Broken("cursors row");
   }
   std::vector<Cursor> cursors;
-  for (const auto& cursor : message.cursors()) cursors.push_back({cursor.node(), Seq(cursor.seq())});
+  for (const auto& cursor : message.cursors())
+    cursors.push_back({cursor.node(), Seq(cursor.seq())});
   return cursors;
 }
 

@@ -35,9 +35,9 @@ absl::Status SubmitAndWait(Committer& committer, std::shared_ptr<RocksDbJournal>
 
 }  // namespace
 
-RocksDbJournal::RocksDbJournal(CollectionName name, JournalState state,
-                               std::vector<Cursor> cursors, Database& database,
-                               Committer& committer, Clock clock, size_t tail_cache_bytes)
+RocksDbJournal::RocksDbJournal(CollectionName name, JournalState state, std::vector<Cursor> cursors,
+                               Database& database, Committer& committer, Clock clock,
+                               size_t tail_cache_bytes)
     : name_(std::move(name)),
       uid_(state.uid),
       database_(database),
@@ -66,8 +66,7 @@ absl::Status RocksDbJournal::SetCursors(std::vector<Cursor> cursors) {
   return SubmitAndWait(committer_, shared_from_this(), CursorsChange{std::move(cursors), nullptr});
 }
 
-bool RocksDbJournal::ReadCached(Seq from, const ReadOptions& options,
-                                std::vector<EntryPtr>& out) {
+bool RocksDbJournal::ReadCached(Seq from, const ReadOptions& options, std::vector<EntryPtr>& out) {
   absl::MutexLock lock(&mu_);
   if (deleted_) return false;
   if (from == state_.head.next()) return true;
@@ -198,8 +197,8 @@ absl::StatusOr<uint64_t> RocksDbJournal::Trim() {
     record::v1::Entry entry;
     const rocksdb::Slice value = entries->value();
     if (!entry.ParseFromArray(value.data(), static_cast<int>(value.size()))) {
-      return absl::DataLossError(absl::StrCat("collection ", name_.str(), ": entry ",
-                                              change.first.value(), " is broken"));
+      return absl::DataLossError(
+          absl::StrCat("collection ", name_.str(), ": entry ", change.first.value(), " is broken"));
     }
     if (entry.committed_ns() >= before_ns) break;
     change.bytes += entry.record().size() + entry.payload_length();

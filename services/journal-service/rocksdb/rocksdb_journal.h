@@ -28,8 +28,7 @@ class RocksDbJournal final : public Journal, public std::enable_shared_from_this
 
   const CollectionName& name() const override { return name_; }
   uint64_t uid() const { return uid_; }
-  void Append(PreparedBatch batch,
-              std::function<void(absl::StatusOr<Confirmation>)> done) override;
+  void Append(PreparedBatch batch, std::function<void(absl::StatusOr<Confirmation>)> done) override;
   void Fence(Epoch epoch, std::function<void(absl::StatusOr<Seq>)> done) override;
   absl::StatusOr<std::vector<EntryPtr>> Read(Seq from, const ReadOptions& options) override;
   bool ReadCached(Seq from, const ReadOptions& options, std::vector<EntryPtr>& out) override;

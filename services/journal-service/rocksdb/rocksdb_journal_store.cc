@@ -26,8 +26,8 @@ RocksDbJournalStore::RocksDbJournalStore(Options options, std::unique_ptr<Databa
     : options_(std::move(options)),
       observer_(options_.observer != nullptr ? *options_.observer : nobody_),
       database_(std::move(database)),
-      committer_(std::make_unique<Committer>(*database_, options_.clock, observer_,
-                                             options_.limits)) {
+      committer_(
+          std::make_unique<Committer>(*database_, options_.clock, observer_, options_.limits)) {
   committer_->SetReload([this] { return Reload(); });
 }
 
@@ -60,9 +60,9 @@ absl::Status RocksDbJournalStore::Load() {
       return cursors_row.status();
     }
     observer_.OnState(*name, row->state);
-    auto journal = std::make_shared<RocksDbJournal>(*name, row->state, std::move(cursors),
-                                                    *database_, *committer_, options_.clock,
-                                                    options_.tail_cache_bytes);
+    auto journal =
+        std::make_shared<RocksDbJournal>(*name, row->state, std::move(cursors), *database_,
+                                         *committer_, options_.clock, options_.tail_cache_bytes);
     if (!journals_.emplace(*name, std::move(journal)).second) {
       return absl::DataLossError(absl::StrCat("journal database: two journals ", row->name));
     }
@@ -102,9 +102,9 @@ absl::Status RocksDbJournalStore::Create(const CollectionName& name, uint64_t ui
   JournalState state;
   state.uid = uid;
   state.retention = retention;
-  auto journal = std::make_shared<RocksDbJournal>(name, state, std::vector<Cursor>(), *database_,
-                                                  *committer_, options_.clock,
-                                                  options_.tail_cache_bytes);
+  auto journal =
+      std::make_shared<RocksDbJournal>(name, state, std::vector<Cursor>(), *database_, *committer_,
+                                       options_.clock, options_.tail_cache_bytes);
   absl::Notification finished;
   absl::Status status;
   committer_->Submit({journal, CreateChange{[&](absl::Status result) {

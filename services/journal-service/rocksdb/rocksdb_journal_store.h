@@ -36,8 +36,7 @@ class RocksDbJournalStore final : public JournalStore {
   // Commits what is queued, then closes.
   ~RocksDbJournalStore() override;
 
-  absl::Status Create(const CollectionName& name, uint64_t uid,
-                      absl::Duration retention) override;
+  absl::Status Create(const CollectionName& name, uint64_t uid, absl::Duration retention) override;
   absl::Status Delete(const CollectionName& name) override;
   absl::StatusOr<std::shared_ptr<Journal>> Find(const CollectionName& name) override;
   std::vector<std::shared_ptr<Journal>> List() override;
