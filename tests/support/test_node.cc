@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/common/status/errno.h"
+#include "tests/support/faulty_node_db.h"
 
 namespace intermezzo::tests {
 
@@ -62,7 +63,8 @@ absl::StatusOr<std::unique_ptr<Replica>> TestNode::TryOpen(Replica::Options opti
   if (!lower.ok()) return lower.status();
   auto db = sidecar::NodeDb::Open(db_path());
   if (!db.ok()) return db.status();
-  return Replica::Open(std::move(options), *std::move(lower), *std::move(db));
+  return Replica::Open(std::move(options), *std::move(lower),
+                       std::make_unique<FaultyNodeDb>(*std::move(db), &commit_failure_));
 }
 
 void TestNode::Reopen() {

@@ -21,6 +21,8 @@ class TestNode {
   sidecar::Replica& replica() { return *replica_; }
   const std::string& lower_path() const { return lower_path_; }
   std::string Path(const std::string& path) const { return lower_path_ + "/" + path; }
+  // While this is an error, commits fail with it and write nothing.
+  absl::Status& commit_failure() { return commit_failure_; }
   // Stops the replica and opens it again.
   void Reopen();
   void Close() { replica_.reset(); }
@@ -59,6 +61,7 @@ class TestNode {
   const uint64_t ordinal_;
   const TempDir dir_;
   const std::string lower_path_;
+  absl::Status commit_failure_;
   std::unique_ptr<sidecar::Replica> replica_;
 };
 

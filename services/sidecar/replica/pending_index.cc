@@ -140,4 +140,10 @@ std::vector<uint64_t> PendingIndex::Meeting(const Record& forwarded) const {
   return met;
 }
 
+bool PendingIndex::SetsMtimeOf(uint64_t object) const {
+  return !records_.empty() && (counts_.contains(Hash(Mark::kUsed, object)) ||
+                               counts_.contains(Hash(Mark::kAttributes, object)) ||
+                               counts_.contains(Hash(Mark::kData, object)));
+}
+
 }  // namespace intermezzo::sidecar

@@ -26,6 +26,10 @@ class PendingIndex {
   // an object or directory that one of them removed or emptied while the other uses it; a name
   // taken from the same object by both.
   std::vector<uint64_t> Meeting(const record::v1::Record& forwarded) const;
+  // True where a pending record sets the object's modification time, by whatever it does to it: it
+  // comes after what is forwarded now, so that time stays.
+  bool SetsMtimeOf(uint64_t object) const;
+
   bool empty() const { return records_.empty(); }
   size_t size() const { return records_.size(); }
 

@@ -22,8 +22,9 @@ absl::Status ReplicaImpl::SyncJournal(ObjectId object) {
   return absl::OkStatus();
 }
 
-absl::Status ReplicaImpl::Apply(const record::v1::Entry&) {
-  return absl::UnimplementedError("Apply is not there yet");
+absl::Status ReplicaImpl::Apply(const record::v1::Entry& entry) {
+  absl::MutexLock lock(&core_.update_lock());
+  return applier_.Apply(entry, presto_);
 }
 
 storage::v1::ReplicaRow ReplicaImpl::state() const {

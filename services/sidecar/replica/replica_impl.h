@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "services/sidecar/replica/applier.h"
 #include "services/sidecar/replica/cutter.h"
 #include "services/sidecar/replica/replica.h"
 #include "services/sidecar/replica/replica_core.h"
@@ -14,7 +15,9 @@ namespace intermezzo::sidecar {
 class ReplicaImpl : public Replica {
  public:
   ReplicaImpl(Options options, std::unique_ptr<LowerTree> lower, std::unique_ptr<NodeDb> db)
-      : core_(std::move(options), std::move(lower), std::move(db)), cutter_(core_) {}
+      : core_(std::move(options), std::move(lower), std::move(db)),
+        cutter_(core_),
+        applier_(core_, cutter_) {}
   ~ReplicaImpl() override;
 
   absl::Status Load() { return core_.Load(); }
@@ -86,6 +89,7 @@ class ReplicaImpl : public Replica {
 
   ReplicaCore core_;
   Cutter cutter_;
+  Applier applier_;
   Presto* presto_ = nullptr;
 };
 
