@@ -1,40 +1,53 @@
-#!/usr/bin/env bash
-# Installs what is missing of the Debian packages in packages.txt.
-# Usage: install-packages.sh WHEN...   (build, run, test, lint, bench; see packages.txt)
-set -euo pipefail
+#!/bin/sh
+# Installs the Debian packages of deploy/packages.txt that are missing.
+# usage: deploy/install-packages.sh WHEN...     WHEN: build, test, bench, lint, run
+# Asks nothing, so it works without a terminal. Does nothing, and needs no root, where all is there.
+set -eu
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-if [[ $# -eq 0 || $1 == -h || $1 == --help ]]; then
-  sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
-
-wanted=()
-for when in "$@"; do
-  mapfile -t -O "${#wanted[@]}" wanted < <(awk -v when="$when" '$1 == when { print $2 }' \
-    "$here/packages.txt")
-done
-if [[ ${#wanted[@]} -eq 0 ]]; then
-  echo "install-packages.sh: packages.txt has nothing for: $*" >&2
-  exit 2
-fi
-
-installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "${wanted[@]}" 2>/dev/null |
-  awk '$1 == "ii" { print $2 }') || true
-missing=()
-for package in "${wanted[@]}"; do
-  grep -qxF -- "$package" <<<"$installed" || missing+=("$package")
-done
-[[ ${#missing[@]} -eq 0 ]] && exit 0
-
-if [[ $(id -u) -ne 0 ]]; then
-  echo "install-packages.sh: these Debian packages are missing; install them as root:" >&2
-  echo "  apt-get install ${missing[*]}" >&2
+fail() {
+  echo "install-packages: $*" >&2
   exit 1
+}
+
+case "${1:-}" in
+  '' | -h | --help)
+    sed -n '2,4s/^# //p' "$0"
+    [ $# -gt 0 ] && exit 0 || exit 2
+    ;;
+esac
+
+list=$(dirname "$0")/packages.txt
+missing=
+for when in "$@"; do
+  packages=$(awk -v when="$when" '$1 == when { print $2 ":" $3 }' "$list")
+  [ -n "$packages" ] || fail "no packages are listed for '$when' in $list"
+  for entry in $packages; do
+    package=${entry%%:*}
+    program=${entry#*:}
+    if [ -n "$program" ] && command -v "$program" > /dev/null; then continue; fi
+    state=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2> /dev/null || true)
+    [ "$state" = installed ] && continue
+    case " $missing " in *" $package "*) ;; *) missing="$missing $package" ;; esac
+  done
+done
+[ -n "$missing" ] || exit 0
+missing=${missing# }
+
+sudo=
+if [ "$(id -u)" != 0 ]; then
+  command -v sudo > /dev/null || fail "missing: $missing; run as root: apt-get install $missing"
+  sudo=sudo
 fi
-export DEBIAN_FRONTEND=noninteractive
-echo "installing: ${missing[*]}"
-# Stale lists are refreshed only where they do not serve.
-apt-get install -y -q --no-install-recommends "${missing[@]}" ||
-  { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; }
+
+apt() {
+  # shellcheck disable=SC2086  # $sudo is empty or one word
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" < /dev/null
+}
+
+echo "installing $missing"
+# The package lists may be absent or too old: an attempt without them, then one with new ones.
+# shellcheck disable=SC2086  # a list of words
+if ! apt install --no-install-recommends $missing > /dev/null 2>&1; then
+  apt update || fail "apt-get update failed"
+  apt install --no-install-recommends $missing || fail "could not install: $missing"
+fi

@@ -15,6 +15,9 @@ if(LLD)
   add_link_options(-fuse-ld=lld)
 endif()
 
+if(INTERMEZZO_SANITIZE)
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1")  # with assertions
+endif()
 if(INTERMEZZO_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all)
   add_link_options(-fsanitize=address,undefined)
