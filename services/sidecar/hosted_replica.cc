@@ -1,0 +1,147 @@
+#include "services/sidecar/hosted_replica.h"
+
+#include <grpcpp/channel.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/common/log/log.h"
+#include "services/common/types/view.h"
+#include "services/sidecar/session/grpc/grpc_append_stream.h"
+#include "services/sidecar/session/grpc/grpc_forward_stream.h"
+#include "services/sidecar/session/grpc/grpc_token_client.h"
+#include "services/sidecar/session/instance.h"
+
+namespace intermezzo::sidecar {
+namespace {
+
+// A busy mount is left to its users and detached.
+constexpr absl::Duration kUnmountGrace = absl::Seconds(2);
+
+node::v1::Connection ToProto(Connection::Phase phase) {
+  switch (phase) {
+    case Connection::Phase::kJoining:
+      return node::v1::CONNECTION_JOINING;
+    case Connection::Phase::kReconnecting:
+      return node::v1::CONNECTION_RECONNECTING;
+    case Connection::Phase::kConnected:
+      return node::v1::CONNECTION_CONNECTED;
+    case Connection::Phase::kDisconnected:
+    case Connection::Phase::kStopped:
+      return node::v1::CONNECTION_DISCONNECTED;
+    case Connection::Phase::kFailed:
+      return node::v1::CONNECTION_FAILED;
+  }
+  return node::v1::CONNECTION_UNSPECIFIED;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HostedReplica>> HostedReplica::Open(Options options) {
+  std::unique_ptr<HostedReplica> hosted(new HostedReplica(std::move(options)));
+  if (absl::Status status = hosted->Init(); !status.ok()) return status;
+  return hosted;
+}
+
+absl::Status HostedReplica::Init() {
+  const storage::v1::AssignedReplica& assigned = options_.assigned;
+  const auto collection = CollectionName::Parse(assigned.collection());
+  if (!collection.ok()) return collection.status();
+  const auto node = NodeName::Parse(options_.node);
+  if (!node.ok()) return node.status();
+  const std::string db_dir = absl::StrCat(options_.data_dir, "/db-", assigned.collection_uid());
+  for (const std::string& dir : {options_.data_dir, db_dir, assigned.lower_dir()}) {
+    if (absl::Status status = MakeDirectories(dir); !status.ok()) return status;
+  }
+  auto lower = LowerTree::Open(assigned.lower_dir());
+  if (!lower.ok()) return lower.status();
+  auto db = NodeDb::Open(db_dir);
+  if (!db.ok()) return db.status();
+  Replica::Options replica_options{.collection = *collection,
+                                   .collection_uid = assigned.collection_uid(),
+                                   .node = *node,
+                                   .instance = options_.instance,
+                                   .ordinal = options_.ordinal};
+  auto replica = Replica::Open(std::move(replica_options), *std::move(lower), *std::move(db));
+  if (!replica.ok()) return replica.status();
+  replica_ = *std::move(replica);
+  metrics_ =
+      std::make_unique<ReplicaMetrics>(*options_.metrics, assigned.collection(), options_.node);
+  if (options_.presto) {
+    auto presto = options_.presto(*replica_, assigned.mount_dir());
+    if (!presto.ok()) return presto.status();
+    presto_ = *std::move(presto);
+    if (presto_ != nullptr) replica_->SetPresto(presto_.get());
+  }
+  ReplicaSession::Hooks hooks;
+  hooks.joined = [this] { return Mount(); };
+  if (presto_ != nullptr) {
+    hooks.flush_mappings = [this](absl::Duration timeout) {
+      return presto_->FlushMappings(timeout);
+    };
+  }
+  hooks.rejoin = options_.rejoin;
+  session_ = std::make_unique<ReplicaSession>(
+      ReplicaSession::Options{.offline_writes = !assigned.deny_offline_writes(),
+                              .token_wait = options_.token_wait,
+                              .disconnect_after = options_.disconnect_after},
+      *replica_, resolver_, metrics_.get(), std::move(hooks));
+  session_->Start([this](ReplicaSession& session) {
+    return ReplicaSession::Links{MakeGrpcTokenClient(options_.token, options_.assigned.collection(),
+                                                     options_.node, options_.instance),
+                                 MakeGrpcAppendStream(options_.journal, *replica_, session),
+                                 MakeGrpcForwardStream(options_.forwarder, session)};
+  });
+  return absl::OkStatus();
+}
+
+absl::Status HostedReplica::Mount() {
+  if (presto_ == nullptr) return absl::OkStatus();
+  const std::string& mount_dir = options_.assigned.mount_dir();
+  // What a mount left behind after a crash is the driver's to clear away: it answers ENOTCONN here.
+  if (absl::Status status = MakeDirectories(mount_dir); !status.ok()) {
+    log::Debug("mount point", {{"error", std::string(status.message())}});
+  }
+  if (absl::Status status = presto_->Mount(); !status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat("cannot mount at ", mount_dir, ": ", status.message()));
+  }
+  metrics_->Driver(presto_->kind(), "no kernel module");
+  metrics_->MountUp(true);
+  log::Info("mounted", {{"collection", options_.assigned.collection()}, {"mount_dir", mount_dir}});
+  return absl::OkStatus();
+}
+
+HostedReplica::~HostedReplica() { (void)Stop(absl::ZeroDuration()); }
+
+absl::Status HostedReplica::Stop(absl::Duration timeout) {
+  if (stopped_) return absl::OkStatus();
+  stopped_ = true;
+  absl::Status status;
+  if (session_ != nullptr) status = session_->Stop(timeout);
+  if (presto_ != nullptr) {
+    presto_->Unmount(kUnmountGrace);
+    metrics_->MountUp(false);
+  }
+  return status;
+}
+
+node::v1::ReplicaStatus HostedReplica::status() const {
+  node::v1::ReplicaStatus out;
+  const ReplicaSession::Status session = session_->status();
+  out.set_collection(options_.assigned.collection());
+  out.set_lower_dir(options_.assigned.lower_dir());
+  out.set_mount_dir(options_.assigned.mount_dir());
+  out.set_connection(ToProto(session.phase));
+  out.set_cursor(replica_->cursor().value());
+  out.set_pending_records(replica_->pending_records());
+  out.set_epoch(session.epoch.value());
+  out.set_joined_objects(session.joined_objects);
+  out.set_total_objects(session.total_objects);
+  out.set_conflicts(session.conflicts);
+  out.set_error(std::string(session.error.message()));
+  if (presto_ != nullptr) out.set_driver(presto_->kind());
+  return out;
+}
+
+}  // namespace intermezzo::sidecar
