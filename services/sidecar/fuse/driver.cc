@@ -127,7 +127,12 @@ void FuseDriver::Unmount(absl::Duration grace) {
   slow_.reset();
   invalidator_.Stop();
   // Requests that are still parked hold the session: they are failed, and answers go nowhere.
-  gate_.FailParked(absl::UnavailableError("the collection was unmounted"));
+  gate_.FailParked(StatusFromErrno(EROFS, "the collection was unmounted"));
+  {
+    absl::MutexLock lock(&parked_mu_);
+    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(parked_mu_) { return parked_ == 0; };
+    parked_mu_.Await(absl::Condition(&none));
+  }
   fuse_session_destroy(session_);
   session_ = nullptr;
   inodes_.Clear();  // a later mount starts with nothing known
@@ -190,9 +195,13 @@ void FuseDriver::Park(fuse_req_t req, std::vector<uint64_t> locked, std::functio
     return;
   }
   invalidator_.Hold(parked->locked);
-  parked_.fetch_add(1);
+  {
+    absl::MutexLock lock(&parked_mu_);
+    ++parked_;
+  }
   metrics_.Parked(1);
-  gate_.EnterOrPark([this, parked, update = std::move(update)](absl::Status status) {
+  // An update whose caller was killed may be resumed when the driver is gone: then it only leaves.
+  gate_.EnterOrPark([this, gate = &gate_, parked, update = std::move(update)](absl::Status status) {
     if (!parked->taken.exchange(true)) {
       // After this no interrupt can be running for the request.
       fuse_req_interrupt_func(parked->req, nullptr, nullptr);
@@ -201,11 +210,9 @@ void FuseDriver::Park(fuse_req_t req, std::vector<uint64_t> locked, std::functio
       } else {
         fuse_reply_err(parked->req, ErrnoFromStatus(status));
       }
-      invalidator_.Release(parked->locked);
-      parked_.fetch_sub(1);
-      metrics_.Parked(-1);
+      Unparked(parked->locked);
     }
-    if (status.ok()) gate_.Leave();
+    if (status.ok()) gate->Leave();
   });
 }
 
@@ -222,9 +229,19 @@ void FuseDriver::Interrupted(fuse_req_t req, void* data) {
   if (parked->taken.exchange(true)) return;  // it has resumed
   // From here `parked` may be gone.
   fuse_reply_err(req, EINTR);
-  driver->invalidator_.Release(locked);
-  driver->parked_.fetch_sub(1);
-  driver->metrics_.Parked(-1);
+  driver->Unparked(locked);
+}
+
+void FuseDriver::Unparked(const std::vector<uint64_t>& locked) {
+  invalidator_.Release(locked);
+  metrics_.Parked(-1);
+  absl::MutexLock lock(&parked_mu_);
+  --parked_;
+}
+
+int FuseDriver::parked() const {
+  absl::MutexLock lock(&parked_mu_);
+  return parked_;
 }
 
 absl::Status FuseDriver::FlushMappings(absl::Duration timeout) {

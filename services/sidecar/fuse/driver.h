@@ -50,6 +50,7 @@ class FuseDriver : public KernelCache {
 
   Invalidator& invalidator() { return invalidator_; }
   const InodeTable& inodes() const { return inodes_; }
+  int parked() const;
 
   // KernelCache.
   int DropEntry(ObjectId parent, const std::string& name) override;
@@ -95,6 +96,8 @@ class FuseDriver : public KernelCache {
   void Update(fuse_req_t req, std::vector<uint64_t> locked, F update);
   void Park(fuse_req_t req, std::vector<uint64_t> locked, std::function<void()> update);
   static void Interrupted(fuse_req_t req, void* data);
+  // A parked update was answered; nothing of the driver may be used after it.
+  void Unparked(const std::vector<uint64_t>& locked);
 
   // ---- driver_lookup.cc
   // Fills `entry` and counts the lookup. 0 or errno; ENOENT where there is no such name.
@@ -187,9 +190,10 @@ class FuseDriver : public KernelCache {
   std::unique_ptr<WorkerPool> slow_;
   fuse_session* session_ = nullptr;
   std::atomic<bool> unmounting_{false};
-  // Updates that wait, and requests that read or write pages.
-  std::atomic<int> parked_{0};
+  // Requests that read or write pages, counted as they are read.
   std::atomic<uint64_t> page_requests_{0};
+  mutable absl::Mutex parked_mu_;
+  int parked_ ABSL_GUARDED_BY(parked_mu_) = 0;  // updates that wait at the gate
   // Per thread: odd while it handles a request.
   struct alignas(64) Progress {
     std::atomic<uint64_t> step{0};

@@ -31,6 +31,7 @@ absl::Status FusePresto::FlushMappings(absl::Duration timeout) {
 bool FusePresto::WaitInvalidated(absl::Duration timeout) {
   return driver_->invalidator().WaitIdle(timeout);
 }
+int FusePresto::parked_requests() const { return driver_->parked(); }
 size_t FusePresto::known_objects() const { return driver_->inodes().size(); }
 size_t FusePresto::open_files() const { return driver_->inodes().open_fds(); }
 

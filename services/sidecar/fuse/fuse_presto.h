@@ -53,6 +53,8 @@ class FusePresto : public Presto {
   // Invalidations queued so far have been told to the kernel, but for those that wait for a parked
   // update.
   bool WaitInvalidated(absl::Duration timeout);
+  // Updates that wait at the gate.
+  int parked_requests() const;
   // Objects that the kernel knows, and cached descriptors.
   size_t known_objects() const;
   size_t open_files() const;
