@@ -26,6 +26,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using tests::CompareTrees;
 using tests::DigestTree;
+using tests::TableOf;
 using tests::TestNode;
 
 // An ACL in the kernel's form: version 2, then (tag, permissions, id).
@@ -43,27 +44,6 @@ std::string Acl(std::initializer_list<std::array<uint32_t, 3>> entries) {
 constexpr uint32_t kNoId = 0xffffffff;
 const std::string kAcl =
     Acl({{1, 7, kNoId}, {2, 5, 1234}, {4, 4, kNoId}, {16, 5, kNoId}, {32, 0, kNoId}});
-
-std::vector<std::string> TableOf(const Replica& replica) {
-  std::vector<std::string> lines;
-  auto view = replica.db().NewView();
-  auto visit = [&](ObjectId id, const storage::v1::ObjectRow& row) {
-    std::vector<std::string> links;
-    for (const auto& link : row.links()) {
-      auto entry = view->Entry(ObjectId(link.parent()), link.name());
-      links.push_back(absl::StrCat(link.parent(), "/", link.name(), "@",
-                                   entry.has_value() ? entry->version() : 0));
-    }
-    std::sort(links.begin(), links.end());
-    std::string line = absl::StrCat(id.value(), " kind ", row.kind(), " data ", row.data_version(),
-                                    " attributes ", row.attributes_version());
-    for (const std::string& link : links) absl::StrAppend(&line, " ", link);
-    lines.push_back(line);
-    return true;
-  };
-  EXPECT_TRUE(view->ForEachObject(visit).ok());
-  return lines;
-}
 
 class ReplicaApplyTest : public ::testing::Test {
  protected:

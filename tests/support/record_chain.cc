@@ -1,11 +1,36 @@
 #include "tests/support/record_chain.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "services/common/record/codec.h"
 
 namespace intermezzo::tests {
+
+std::vector<std::string> TableOf(const sidecar::Replica& replica) {
+  std::vector<std::string> lines;
+  auto view = replica.db().NewView();
+  auto visit = [&](ObjectId id, const storage::v1::ObjectRow& row) {
+    std::vector<std::string> links;
+    for (const storage::v1::LinkRow& link : row.links()) {
+      auto entry = view->Entry(ObjectId(link.parent()), link.name());
+      links.push_back(absl::StrCat(" ", link.parent(), "/", link.name(), "@",
+                                   entry.has_value() ? entry->version() : 0));
+    }
+    std::sort(links.begin(), links.end());
+    lines.push_back(absl::StrCat(id.value(), " kind ", row.kind(), " data ", row.data_version(),
+                                 " attributes ", row.attributes_version(),
+                                 absl::StrJoin(links, "")));
+    return true;
+  };
+  if (absl::Status status = view->ForEachObject(visit); !status.ok()) {
+    lines.push_back(status.ToString());
+  }
+  return lines;
+}
 
 void RecordChain::Pull(sidecar::Replica& origin) {
   if (absl::Status status = origin.CutAll(); !status.ok()) {

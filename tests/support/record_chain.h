@@ -2,11 +2,17 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "services/sidecar/replica/replica.h"
 
 namespace intermezzo::tests {
+
+// The object table, one line an object: kind, versions, names with theirs. Equal on replicas that
+// have applied the same.
+std::vector<std::string> TableOf(const sidecar::Replica& replica);
 
 class RecordChain {
  public:
