@@ -235,7 +235,7 @@ Actions TokenTable::Recall(const std::string& collection, bool force, RequestId 
     // Where this reaches the holder, it stops before its next renewal tells it.
     SendRecallTo(*token, now, actions);
     AnswerAll(token->answering, absl::AbortedError("the token was taken away by force"), actions);
-    SetFree(*token, false, actions);
+    MakeFree(*token, false, actions);
     token->fence_owed = true;
     if (token->queue.empty() || stopped_) StartForcedFence(*token, actions);
   } else if (force && token->fence_owed) {
@@ -443,7 +443,7 @@ void TokenTable::StartForcedFence(Token& token, Actions& actions) {
   actions.push_back(PersistGrant{token.collection, token.epoch, token.holder});
 }
 
-void TokenTable::SetFree(Token& token, bool expired, Actions& actions) {
+void TokenTable::MakeFree(Token& token, bool expired, Actions& actions) const {
   if (token.phase == Phase::kHeld) {
     actions.push_back(HolderChanged{token.collection, token.epoch, Holder{}, expired});
     if (expired) token.fence_owed = true;
@@ -452,6 +452,10 @@ void TokenTable::SetFree(Token& token, bool expired, Actions& actions) {
   token.holder = Holder{};
   token.recalled = false;
   token.head_seq.reset();
+}
+
+void TokenTable::SetFree(Token& token, bool expired, Actions& actions) const {
+  MakeFree(token, expired, actions);
   // Where somebody waits, the next grant's row says more, and the write would only be in its way.
   if (token.queue.empty() || stopped_) {
     actions.push_back(PersistGrant{token.collection, token.epoch, Holder{}});

@@ -206,8 +206,9 @@ class TokenTable {
   void Settle(Token& token, absl::Time now, Actions& actions);
   void StartGrant(Token& token, Actions& actions);
   void StartForcedFence(Token& token, Actions& actions);
-  // The end of a hold or of a grant under way, with the row that says so.
-  void SetFree(Token& token, bool expired, Actions& actions);
+  // The end of a hold or of a grant under way; SetFree with the row that says so.
+  void MakeFree(Token& token, bool expired, Actions& actions) const;
+  void SetFree(Token& token, bool expired, Actions& actions) const;
   void SendRecallTo(Token& token, absl::Time deadline, Actions& actions) const;
   void StartRecall(Token& token, absl::Time now, Actions& actions) const;
   void AnswerHolder(Token& token, absl::Time now, Actions& actions) const;
