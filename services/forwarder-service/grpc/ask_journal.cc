@@ -11,6 +11,7 @@ namespace intermezzo::forwarder {
 namespace {
 
 struct Question final : OpenCall {
+  std::shared_ptr<Environment> environment;  // until answered
   grpc::ClientContext context;
   journal::v1::GetJournalRequest request;
   journal::v1::GetJournalResponse response;
@@ -24,14 +25,16 @@ struct Question final : OpenCall {
 void AskJournal(std::shared_ptr<Environment> environment, const std::string& collection,
                 std::function<void(absl::StatusOr<journal::v1::Journal>)> answer) {
   auto question = std::make_shared<Question>();
+  question->environment = environment;
   question->request.set_collection(collection);
   question->answer = std::move(answer);
   question->context.set_deadline(
       absl::ToChronoTime(absl::Now() + environment->options.call_timeout));
-  uint64_t call = environment->calls.Add(question);
+  std::shared_ptr<OpenCalls> calls = environment->calls;
+  uint64_t call = calls->Add(question);
   environment->journal->async()->GetJournal(
       &question->context, &question->request, &question->response,
-      [environment, question, call](const grpc::Status& status) {
+      [question, calls, call](const grpc::Status& status) {
         auto answer = std::move(question->answer);
         if (status.ok()) {
           answer(std::move(*question->response.mutable_journal()));
@@ -39,7 +42,8 @@ void AskJournal(std::shared_ptr<Environment> environment, const std::string& col
           answer(FromGrpc(status));
         }
         answer = nullptr;
-        environment->calls.Remove(call);
+        question->environment.reset();
+        calls->Remove(call);
       });
 }
 

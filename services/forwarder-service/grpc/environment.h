@@ -51,7 +51,10 @@ class SnapshotSessions;
 struct Environment {
   Options options;
   std::unique_ptr<journal::v1::JournalService::StubInterface> journal;
-  OpenCalls calls;
+  // Outlives the environment in the hands of a call that ends: a call lets go of the environment
+  // before it says that it is over, so that the last to let go is the service and not one of gRPC's
+  // threads (which would end a channel on a thread that the channel's end waits for).
+  const std::shared_ptr<OpenCalls> calls = std::make_shared<OpenCalls>();
   Timers timers;
   std::unique_ptr<Directory> directory;
   std::unique_ptr<SnapshotSessions> snapshots;

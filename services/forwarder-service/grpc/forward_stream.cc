@@ -48,7 +48,7 @@ ForwardStream* ForwardStream::Start(std::shared_ptr<Environment> environment,
           }
         }
       });
-  stream->call_ = stream->environment_->calls.Add(stream);
+  stream->call_ = stream->environment_->calls->Add(stream);
   return reactor;
 }
 
@@ -345,14 +345,14 @@ void ForwardStream::DropReader() {
 void ForwardStream::OnCancel() { Close(absl::CancelledError("the replica went away")); }
 
 void ForwardStream::OnDone() {
-  std::shared_ptr<Environment> environment = environment_;
+  std::shared_ptr<OpenCalls> calls = environment_->calls;
   uint64_t call = call_;
   {
     absl::MutexLock lock(&mu_);
     done_ = true;
   }
   self_.reset();  // Perhaps the last.
-  environment->calls.Remove(call);
+  calls->Remove(call);
 }
 
 }  // namespace intermezzo::forwarder

@@ -41,19 +41,19 @@ ForwarderServiceImpl::ForwarderServiceImpl(
 }
 
 ForwarderServiceImpl::~ForwarderServiceImpl() {
-  environment_->calls.CloseAll(absl::UnavailableError("the forwarder is stopping"));
+  environment_->calls->CloseAll(absl::UnavailableError("the forwarder is stopping"));
   poller_->Stop();
   environment_->directory->Stop();
-  if (!environment_->calls.AwaitNone(absl::Seconds(10))) {
+  if (!environment_->calls->AwaitNone(absl::Seconds(10))) {
     log::Error("calls are still open at the end");
   }
   environment_->timers.Stop();
 }
 
 void ForwarderServiceImpl::Drain(absl::Duration timeout) {
-  environment_->calls.CloseAll(
+  environment_->calls->CloseAll(
       absl::UnavailableError("the forwarder is stopping, connect again later"));
-  environment_->calls.AwaitNone(timeout);
+  environment_->calls->AwaitNone(timeout);
 }
 
 void ForwarderServiceImpl::Tick() {

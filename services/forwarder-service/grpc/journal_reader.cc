@@ -19,7 +19,7 @@ std::shared_ptr<JournalReader> JournalReader::Start(std::shared_ptr<Environment>
   auto reader = std::make_shared<JournalReader>(std::move(environment), std::move(request),
                                                 std::move(listener));
   reader->self_ = reader;
-  reader->call_ = reader->environment_->calls.Add(reader);
+  reader->call_ = reader->environment_->calls->Add(reader);
   reader->environment_->journal->async()->Subscribe(&reader->context_, &reader->request_,
                                                     reader.get());
   reader->AddHold();
@@ -48,12 +48,12 @@ void JournalReader::OnReadDone(bool ok) {
 }
 
 void JournalReader::OnDone(const grpc::Status& status) {
-  std::shared_ptr<Environment> environment = environment_;
+  std::shared_ptr<OpenCalls> calls = environment_->calls;
   uint64_t call = call_;
   listener_->JournalDone(this, FromGrpc(status));
   listener_.reset();
   self_.reset();  // Perhaps the last.
-  environment->calls.Remove(call);
+  calls->Remove(call);
 }
 
 }  // namespace intermezzo::forwarder

@@ -27,17 +27,17 @@ class UnaryCall : public grpc::ServerUnaryReactor,
 
   grpc::ServerUnaryReactor* Start() {
     self_ = shared_from_this();
-    call_ = environment_->calls.Add(self_);
+    call_ = environment_->calls->Add(self_);
     Begin();
     return this;
   }
   void Close(const absl::Status& status) override { End(status); }
   void OnCancel() override { End(absl::CancelledError("the caller went away")); }
   void OnDone() override {
-    std::shared_ptr<Environment> environment = environment_;
+    std::shared_ptr<OpenCalls> calls = environment_->calls;
     uint64_t call = call_;
     self_.reset();  // Perhaps the last.
-    environment->calls.Remove(call);
+    calls->Remove(call);
   }
 
  protected:

@@ -48,7 +48,7 @@ class RelaySide final : public grpc::ServerBidiReactor<Request, Response>,
         side->Close(absl::DeadlineExceededError("nothing was sent"));
       }
     });
-    call_ = environment_->calls.Add(self_);
+    call_ = environment_->calls->Add(self_);
   }
   // Who is told from now on.
   void SetEvents(Events events) {
@@ -105,7 +105,7 @@ class RelaySide final : public grpc::ServerBidiReactor<Request, Response>,
   }
   void OnCancel() override { Close(absl::CancelledError("the peer went away")); }
   void OnDone() override {
-    std::shared_ptr<Environment> environment = environment_;
+    std::shared_ptr<OpenCalls> calls = environment_->calls;
     uint64_t call = call_;
     std::shared_ptr<Events> events;
     {
@@ -115,7 +115,7 @@ class RelaySide final : public grpc::ServerBidiReactor<Request, Response>,
     }
     events.reset();
     self_.reset();  // Perhaps the last.
-    environment->calls.Remove(call);
+    calls->Remove(call);
   }
 
  private:
