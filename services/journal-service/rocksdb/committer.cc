@@ -19,7 +19,6 @@ namespace {
 
 // Groups that may wait to be told before the commit thread waits too.
 constexpr size_t kMaxToTell = 4;
-constexpr absl::Duration kRecoveryPause = absl::Seconds(1);
 
 absl::Status DeletedError(const CollectionName& name) {
   return absl::NotFoundError(absl::StrCat("collection ", name.str(), " was deleted"));
@@ -354,36 +353,47 @@ void Committer::CommitLoop() {
 }
 
 void Committer::Commit(std::vector<Change> changes) {
-  Group group(database_, clock_(), observer_);
   absl::Status outcome = Recover();
+  if (!outcome.ok()) return RefuseAll(std::move(changes), outcome);
+  Group group(database_, clock_(), observer_);
   const bool low_space = low_space_;
   for (Change& change : changes) group.Add(std::move(change), low_space);
-  if (outcome.ok()) {
-    rocksdb::WriteBatch& batch = group.Batch();
-    if (batch.Count() > 0) {
-      rocksdb::WriteOptions options;
-      options.sync = true;
-      const absl::Time before = absl::Now();
-      outcome = FromRocksDb(database_.db().Write(options, &batch), "committing");
-      observer_.OnSync(absl::Now() - before);
-      if (!outcome.ok()) {
-        log::Error("journal write failed, nothing of it is kept",
-                   {{"error", std::string(outcome.message())}});
-        failure_ = outcome;
-        next_recovery_ = absl::Now() + kRecoveryPause;
-      }
+  rocksdb::WriteBatch& batch = group.Batch();
+  if (batch.Count() > 0) {
+    rocksdb::WriteOptions options;
+    options.sync = true;
+    const absl::Time before = absl::Now();
+    outcome = FromRocksDb(database_.db().Write(options, &batch), "committing");
+    observer_.OnSync(absl::Now() - before);
+    if (!outcome.ok()) {
+      log::Error("journal write failed, nothing of it is confirmed",
+                 {{"error", std::string(outcome.message())}});
+      failure_ = outcome;
+      next_recovery_ = absl::Now() + limits_.recovery_pause;
     }
   }
   Tell(group.Finish(outcome));
 }
 
+void Committer::RefuseAll(std::vector<Change> changes, const absl::Status& status) {
+  std::vector<Told> told;
+  for (Change& change : changes) {
+    auto shared = std::make_shared<Change>(std::move(change));
+    told.push_back([this, shared, status] {
+      if (std::holds_alternative<AppendChange>(shared->what)) {
+        observer_.OnRefused(shared->journal->name(), status);
+      }
+      std::visit([&](auto& what) { what.done(status); }, shared->what);
+    });
+  }
+  Tell(std::move(told));
+}
+
 absl::Status Committer::Recover() {
   if (failure_.ok()) return absl::OkStatus();
   if (absl::Now() < next_recovery_) return failure_;
-  next_recovery_ = absl::Now() + kRecoveryPause;
-  absl::Status status = FromRocksDb(database_.db().Resume(), "resuming after a failed write");
-  if (status.ok() && reload_) status = reload_();
-  if (!status.ok()) return status;
+  next_recovery_ = absl::Now() + limits_.recovery_pause;
+  if (absl::Status status = recovery_(); !status.ok()) return status;
   log::Info("journal writes work again");
   failure_ = absl::OkStatus();
   return absl::OkStatus();

@@ -2,8 +2,9 @@
 // writes them all as one synced batch and then tells everybody. A second thread does the telling
 // under load, so that the next write goes on meanwhile.
 //
-// After a failed write nothing of the group is kept and everybody is told the error; the database
-// is resumed when it works again (tried with the next change, at most once a second).
+// After a failed write everybody in the group is told the error. Whether the disk has it is known
+// only when the database was opened again (tried with the next change, after a pause): either all
+// of the group is there, and a retry is confirmed, or nothing.
 #pragma once
 
 #include <atomic>
@@ -67,6 +68,8 @@ class Committer {
     size_t queue_records = 200'000;
     size_t group_bytes = 16 << 20;
     size_t group_records = 20'000;
+    // Between tries to go on after a failed write.
+    absl::Duration recovery_pause = absl::Seconds(1);
   };
   Committer(Database& database, Clock clock, JournalObserver& observer, Limits limits);
   ~Committer();
@@ -79,8 +82,9 @@ class Committer {
   void SetLowSpace(bool low) { low_space_ = low; }
   // Commits what is queued and ends. Later changes are refused.
   void Stop();
-  // After a failed write: all journals take over what the database has. Set before use.
-  void SetReload(std::function<absl::Status()> reload) { reload_ = std::move(reload); }
+  // Opens the database again after a failed write and has all journals take over what is there.
+  // Set before use.
+  void SetRecovery(std::function<absl::Status()> recovery) { recovery_ = std::move(recovery); }
 
  private:
   class Group;
@@ -90,13 +94,14 @@ class Committer {
   void TellLoop();
   void Commit(std::vector<Change> changes);
   void Tell(std::vector<Told> told);
+  void RefuseAll(std::vector<Change> changes, const absl::Status& status);
   absl::Status Recover();
 
   Database& database_;
   const Clock clock_;
   JournalObserver& observer_;
   const Limits limits_;
-  std::function<absl::Status()> reload_;
+  std::function<absl::Status()> recovery_;
   std::atomic<bool> low_space_{false};
 
   // Of the commit thread alone.

@@ -79,30 +79,8 @@ absl::Status FromRocksDb(const rocksdb::Status& status, absl::string_view what) 
 }
 
 absl::StatusOr<std::unique_ptr<Database>> Database::Open(const Options& options) {
-  std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(options.cache_bytes);
-  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
-  descriptors.emplace_back(rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions());
-  for (size_t i = 0; i < kFamilyNames.size(); ++i) {
-    descriptors.emplace_back(kFamilyNames[i], FamilyOptions(static_cast<Family>(i), cache));
-  }
-  rocksdb::DB* db = nullptr;
-  std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  rocksdb::Status opened =
-      rocksdb::DB::Open(DatabaseOptions(options.env), options.dir, descriptors, &handles, &db);
-  if (!opened.ok()) {
-    const std::string text = absl::StrCat("opening ", options.dir);
-    if (opened.ToString().find("lock") != std::string::npos) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("journal database ", options.dir, " is in use: ", opened.ToString()));
-    }
-    return FromRocksDb(opened, text);
-  }
-  std::unique_ptr<Database> database(new Database);
-  database->dir_ = options.dir;
-  database->db_.reset(db);
-  database->default_ = handles[0];
-  for (size_t i = 0; i < kFamilyNames.size(); ++i) database->families_[i] = handles[i + 1];
-
+  std::unique_ptr<Database> database(new Database(options));
+  if (absl::Status opened = database->OpenNow(); !opened.ok()) return opened;
   absl::StatusOr<std::string> format = database->Get(Family::kMeta, format::FormatKey());
   if (format.ok()) {
     if (absl::Status known = format::CheckFormatValue(*format); !known.ok()) return known;
@@ -111,20 +89,60 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const Options& options)
   if (!absl::IsNotFound(format.status())) return format.status();
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  rocksdb::Status put =
-      db->Put(synced, database->family(Family::kMeta), format::FormatKey(), format::FormatValue());
+  rocksdb::Status put = database->db().Put(synced, database->family(Family::kMeta),
+                                           format::FormatKey(), format::FormatValue());
   if (!put.ok()) return FromRocksDb(put, "writing the format row");
   return database;
 }
 
-Database::~Database() {
+absl::Status Database::OpenNow() {
+  std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(options_.cache_bytes);
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  descriptors.emplace_back(rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions());
+  for (size_t i = 0; i < kFamilyNames.size(); ++i) {
+    descriptors.emplace_back(kFamilyNames[i], FamilyOptions(static_cast<Family>(i), cache));
+  }
+  rocksdb::DB* db = nullptr;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::Status opened =
+      rocksdb::DB::Open(DatabaseOptions(options_.env), options_.dir, descriptors, &handles, &db);
+  if (!opened.ok()) {
+    if (opened.ToString().find("lock") != std::string::npos) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("journal database ", options_.dir, " is in use: ", opened.ToString()));
+    }
+    return FromRocksDb(opened, absl::StrCat("opening ", options_.dir));
+  }
+  db_.reset(db);
+  default_ = handles[0];
+  for (size_t i = 0; i < kFamilyNames.size(); ++i) families_[i] = handles[i + 1];
+  return absl::OkStatus();
+}
+
+void Database::Close() {
   if (db_ == nullptr) return;
   for (rocksdb::ColumnFamilyHandle* handle : families_) db_->DestroyColumnFamilyHandle(handle);
   db_->DestroyColumnFamilyHandle(default_);
   db_->Close().PermitUncheckedError();  // everything confirmed is synced
+  db_.reset();
+}
+
+Database::~Database() { Close(); }
+
+absl::Status Database::Reopen() {
+  absl::WriterMutexLock lock(&open_mu_);
+  Close();
+  return OpenNow();
+}
+
+absl::Status Database::CheckOpen() const {
+  if (db_ != nullptr) return absl::OkStatus();
+  return absl::UnavailableError("the journal database is closed after a failed write");
 }
 
 absl::StatusOr<std::string> Database::Get(Family family, const std::string& key) const {
+  Use use(*this);
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
   std::string value;
   rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), this->family(family), key, &value);
   if (!status.ok()) return FromRocksDb(status, "reading a row");
@@ -132,8 +150,9 @@ absl::StatusOr<std::string> Database::Get(Family family, const std::string& key)
 }
 
 absl::StatusOr<uint64_t> Database::FreeBytes() const {
+  rocksdb::Env* env = options_.env != nullptr ? options_.env : rocksdb::Env::Default();
   uint64_t bytes = 0;
-  rocksdb::Status status = db_->GetEnv()->GetFreeSpace(dir_, &bytes);
+  rocksdb::Status status = env->GetFreeSpace(options_.dir, &bytes);
   if (!status.ok()) return FromRocksDb(status, "asking for free space");
   return bytes;
 }

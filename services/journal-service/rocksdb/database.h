@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "services/journal-service/core/version_table.h"
 
 namespace intermezzo::journal {
@@ -20,7 +21,8 @@ inline constexpr std::array<const char*, 5> kFamilyNames = {"meta", "entries", "
 // RESOURCE_EXHAUSTED: no space. DATA_LOSS: corruption. NOT_FOUND. UNAVAILABLE: any other I/O error.
 absl::Status FromRocksDb(const rocksdb::Status& status, absl::string_view what);
 
-// Thread-safe, as RocksDB is.
+// Thread-safe but for Reopen. Whoever uses db() or a family from another thread than the one that
+// calls Reopen holds a Use meanwhile.
 class Database {
  public:
   struct Options {
@@ -32,7 +34,22 @@ class Database {
   static absl::StatusOr<std::unique_ptr<Database>> Open(const Options& options);
   ~Database();
 
-  rocksdb::DB& db() { return *db_; }
+  // Keeps the database open while it lives; not for long.
+  class Use {
+   public:
+    explicit Use(const Database& database) : lock_(&database.open_mu_) {}
+
+   private:
+    absl::ReaderMutexLock lock_;
+  };
+  // UNAVAILABLE where a Reopen has failed.
+  absl::Status CheckOpen() const;
+
+  // After a failed write: closes and opens again, which reads back what the disk has. Where opening
+  // fails the database stays closed until the next try.
+  absl::Status Reopen();
+
+  rocksdb::DB& db() const { return *db_; }
   rocksdb::ColumnFamilyHandle* family(Family family) const {
     return families_[static_cast<size_t>(family)];
   }
@@ -42,8 +59,12 @@ class Database {
   absl::StatusOr<uint64_t> FreeBytes() const;
 
  private:
-  Database() = default;
-  std::string dir_;
+  explicit Database(const Options& options) : options_(options) {}
+  absl::Status OpenNow();
+  void Close();
+
+  const Options options_;
+  mutable absl::Mutex open_mu_;  // shared by Uses, whole for Reopen
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* default_ = nullptr;
   std::array<rocksdb::ColumnFamilyHandle*, kFamilyNames.size()> families_{};

@@ -96,6 +96,8 @@ absl::Status RocksDbJournal::Missing(Seq seq) const {
 
 absl::StatusOr<std::vector<EntryPtr>> RocksDbJournal::ReadDisk(Seq from, Seq head,
                                                                const ReadOptions& options) {
+  Database::Use use(database_);
+  if (absl::Status open = database_.CheckOpen(); !open.ok()) return open;
   const std::string end = format::EntryKey(uid_, head.next());
   const rocksdb::Slice end_slice(end);
   rocksdb::ReadOptions disk;
@@ -171,19 +173,10 @@ JournalState RocksDbJournal::State() const {
   return state_;
 }
 
-absl::StatusOr<uint64_t> RocksDbJournal::Trim() {
-  JournalState state;
-  Seq limit;
-  {
-    absl::MutexLock lock(&mu_);
-    if (absl::Status alive = CheckAlive(); !alive.ok()) return alive;
-    state = state_;
-    limit = TrimLimit(state_, cursors_);
-  }
-  if (limit < state.first) return 0;
-  const int64_t before_ns = absl::ToUnixNanos(clock_() - state.retention);
-  TrimChange change{state.first, "", 0, nullptr};
-
+absl::StatusOr<uint64_t> RocksDbJournal::FindTrimmable(Seq limit, int64_t before_ns,
+                                                       TrimChange& change) const {
+  Database::Use use(database_);
+  if (absl::Status open = database_.CheckOpen(); !open.ok()) return open;
   const std::string end = format::EntryKey(uid_, limit.next());
   const rocksdb::Slice end_slice(end);
   rocksdb::ReadOptions disk;
@@ -192,7 +185,7 @@ absl::StatusOr<uint64_t> RocksDbJournal::Trim() {
   std::unique_ptr<rocksdb::Iterator> entries(
       database_.db().NewIterator(disk, database_.family(Family::kEntries)));
   uint64_t count = 0;
-  for (entries->Seek(format::EntryKey(uid_, state.first)); entries->Valid() && count < kMaxTrim;
+  for (entries->Seek(format::EntryKey(uid_, change.first)); entries->Valid() && count < kMaxTrim;
        entries->Next()) {
     record::v1::Entry entry;
     const rocksdb::Slice value = entries->value();
@@ -207,7 +200,25 @@ absl::StatusOr<uint64_t> RocksDbJournal::Trim() {
     ++count;
   }
   if (!entries->status().ok()) return FromRocksDb(entries->status(), "reading entries");
-  if (count == 0) return 0;
+  return count;
+}
+
+absl::StatusOr<uint64_t> RocksDbJournal::Trim() {
+  absl::MutexLock trimming(&trimming_);
+  JournalState state;
+  Seq limit;
+  {
+    absl::MutexLock lock(&mu_);
+    if (absl::Status alive = CheckAlive(); !alive.ok()) return alive;
+    state = state_;
+    limit = TrimLimit(state_, cursors_);
+  }
+  if (limit < state.first) return 0;
+  const int64_t before_ns = absl::ToUnixNanos(clock_() - state.retention);
+  TrimChange change{state.first, "", 0, nullptr};
+
+  auto count = FindTrimmable(limit, before_ns, change);
+  if (!count.ok() || *count == 0) return count;
   absl::Status status = SubmitAndWait(committer_, shared_from_this(), std::move(change));
   if (!status.ok()) return status;
   return count;

@@ -20,6 +20,7 @@ namespace intermezzo::journal {
 
 class Committer;
 class Database;
+struct TrimChange;
 
 class RocksDbJournal final : public Journal, public std::enable_shared_from_this<RocksDbJournal> {
  public:
@@ -54,6 +55,8 @@ class RocksDbJournal final : public Journal, public std::enable_shared_from_this
  private:
   absl::Status CheckAlive() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<std::vector<EntryPtr>> ReadDisk(Seq from, Seq head, const ReadOptions& options);
+  // Moves `change` on over what may go, a bounded number; answers how many.
+  absl::StatusOr<uint64_t> FindTrimmable(Seq limit, int64_t before_ns, TrimChange& change) const;
   // What a row that is missing means: OUT_OF_RANGE where it was trimmed meanwhile, else DATA_LOSS.
   absl::Status Missing(Seq seq) const;
 
@@ -65,6 +68,8 @@ class RocksDbJournal final : public Journal, public std::enable_shared_from_this
   absl::flat_hash_map<uint64_t, OriginState> origins_;
   Watchers watchers_;
 
+  // Held over a Trim, so that one comes after the other; before mu_.
+  absl::Mutex trimming_;
   mutable absl::Mutex mu_;
   bool deleted_ ABSL_GUARDED_BY(mu_) = false;
   JournalState state_ ABSL_GUARDED_BY(mu_);

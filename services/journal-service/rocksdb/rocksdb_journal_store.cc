@@ -28,7 +28,7 @@ RocksDbJournalStore::RocksDbJournalStore(Options options, std::unique_ptr<Databa
       database_(std::move(database)),
       committer_(
           std::make_unique<Committer>(*database_, options_.clock, observer_, options_.limits)) {
-  committer_->SetReload([this] { return Reload(); });
+  committer_->SetRecovery([this] { return Recover(); });
 }
 
 RocksDbJournalStore::~RocksDbJournalStore() {
@@ -70,14 +70,32 @@ absl::Status RocksDbJournalStore::Load() {
   return FromRocksDb(rows->status(), "reading the journals");
 }
 
-absl::Status RocksDbJournalStore::Reload() {
-  absl::MutexLock lock(&mu_);
-  for (auto& [name, journal] : journals_) {
+absl::Status RocksDbJournalStore::Recover() {
+  // A database that cannot write can still read: it stays as it is until there is room.
+  if (auto free = database_->FreeBytes(); free.ok() && *free < options_.reserve_bytes) {
+    return absl::ResourceExhaustedError(
+        "the journal-service's disk is full: free some space, nothing was appended");
+  }
+  if (absl::Status status = database_->Reopen(); !status.ok()) return status;
+  std::vector<std::shared_ptr<RocksDbJournal>> journals;
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto& [name, journal] : journals_) journals.push_back(journal);
+  }
+  for (const auto& journal : journals) {
     auto value = database_->Get(Family::kMeta, format::JournalKey(journal->uid()));
+    if (absl::IsNotFound(value.status())) {  // it was its deletion that seemed to fail
+      journal->PublishDeleted();
+      journal->Notify();
+      absl::MutexLock lock(&mu_);
+      journals_.erase(journal->name());
+      continue;
+    }
     if (!value.ok()) return value.status();
     auto row = format::DecodeJournal(*value);
     if (!row.ok()) return row.status();
     journal->Reload(row->state);
+    journal->Notify();
   }
   return absl::OkStatus();
 }

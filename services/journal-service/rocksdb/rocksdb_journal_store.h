@@ -46,7 +46,8 @@ class RocksDbJournalStore final : public JournalStore {
  private:
   RocksDbJournalStore(Options options, std::unique_ptr<Database> database);
   absl::Status Load();
-  absl::Status Reload();
+  // On the commit thread, after a failed write.
+  absl::Status Recover();
   void MaintenanceLoop();
   void Maintain();
 
