@@ -5,12 +5,14 @@
 #include <gtest/gtest.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <fstream>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "services/common/record/codec.h"
 #include "tests/support/record_chain.h"
@@ -321,6 +323,122 @@ TEST_F(ReplicaApplyTest, AFailedCommitClosesTheReplicaForGood) {
   a_.commit_failure() = absl::OkStatus();
   EXPECT_EQ(a_.Create("h", 0644), EROFS) << "nothing passes the gate";
   EXPECT_EQ(a_.replica().last_origin_seq(), a_.replica().db().State().last_origin_seq());
+}
+
+// What presto is told.
+class RecordingPresto : public Presto {
+ public:
+  absl::Status Mount() override { return absl::OkStatus(); }
+  void Unmount(absl::Duration) override {}
+  void Invalidate(Invalidation what) override { last = std::move(what); }
+  void BeforeRemoval(ObjectId object) override { removals.push_back(object); }
+  absl::Status FlushMappings(absl::Duration) override { return absl::OkStatus(); }
+  std::string kind() const override { return "recording"; }
+
+  bool StaleName(ObjectId parent, const std::string& name) const {
+    return std::any_of(last.entries.begin(), last.entries.end(), [&](const auto& entry) {
+      return entry.parent == parent && entry.name == name;
+    });
+  }
+  // The stale range of an object as "offset+length"; empty: not stale.
+  std::string Stale(ObjectId id) const {
+    for (const auto& object : last.objects) {
+      if (object.id == id) return absl::StrCat(object.offset, "+", object.length);
+    }
+    return "";
+  }
+
+  Invalidation last;
+  std::vector<ObjectId> removals;
+};
+
+TEST_F(ReplicaApplyTest, PrestoIsToldWhatBecameStale) {
+  RecordingPresto presto;
+  b_.replica().SetPresto(&presto);
+  ASSERT_EQ(a_.Create("f", 0644), 0);
+  Sync();
+  const ObjectId file = a_.IdOf("f");
+  EXPECT_TRUE(presto.StaleName(kRootObject, "f"));
+  EXPECT_EQ(presto.Stale(kRootObject), "0+0") << "the directory's listing";
+  ASSERT_EQ(a_.Write("f", 100, "0123456789"), 0);
+  Sync();
+  EXPECT_EQ(presto.Stale(file), "100+10");
+  ASSERT_EQ(a_.Truncate("f", 7), 0);
+  Sync();
+  EXPECT_EQ(presto.Stale(file), "7+-1");
+  ASSERT_EQ(a_.Rename("f", "g"), 0);
+  Sync();
+  EXPECT_TRUE(presto.StaleName(kRootObject, "f"));
+  EXPECT_TRUE(presto.StaleName(kRootObject, "g"));
+  ASSERT_EQ(a_.Link("g", "h"), 0);
+  ASSERT_EQ(a_.Unlink("g"), 0);
+  Sync();
+  EXPECT_THAT(presto.removals, IsEmpty());
+  ASSERT_EQ(a_.Unlink("h"), 0);
+  Sync();
+  EXPECT_THAT(presto.removals, ::testing::ElementsAre(file));
+  b_.replica().SetPresto(nullptr);
+}
+
+TEST_F(ReplicaApplyTest, TailAfterAFuzzySnapshotIsAppliedTolerantly) {
+  ASSERT_EQ(a_.Create("f", 0644), 0);
+  Sync();
+  ASSERT_EQ(a_.Write("f", 0, "one"), 0);
+  ASSERT_TRUE(a_.replica().CutAll().ok());
+  ASSERT_EQ(a_.Write("f", 0, "three"), 0);
+  ASSERT_EQ(a_.Chmod("f", 0600), 0);
+  journal_.Pull(a_.replica());
+  // B's copy of the file was read after the first write, its table row too.
+  std::ofstream(b_.Path("f")) << "three";
+  const ObjectId file = b_.IdOf("f");
+  {
+    absl::MutexLock lock(&b_.replica().update_lock());
+    auto batch = b_.replica().mutable_db().NewBatch();
+    auto row = *b_.replica().db().Object(file);
+    row.set_data_version(Version(Ordinal(3), 2).value());
+    batch->PutObject(file, row);
+    auto state = b_.replica().state();
+    state.set_redo_until_seq(journal_.entries().size() - 1);
+    batch->PutState(state);
+    ASSERT_TRUE(b_.replica().mutable_db().Commit(std::move(batch), false).ok());
+    ASSERT_TRUE(b_.replica().ReloadState().ok());
+  }
+  Sync();
+  EXPECT_EQ(b_.replica().db().State().redo_until_seq(), 0u);
+}
+
+// Full disks: nothing changed, and the same entry goes in when there is room.
+TEST_F(ReplicaApplyTest, AFullDiskChangesNothing) {
+  auto mount_small = [](const std::string& path) {
+    ASSERT_EQ(mount("tmpfs", path.c_str(), "tmpfs", 0, "size=64k,nr_inodes=3,mode=755"), 0);
+  };
+  TestNode small(5, mount_small);
+  absl::Cleanup unmount = [&small] {
+    small.Close();
+    umount2(small.lower_path().c_str(), MNT_DETACH);
+  };
+  auto full = [&](const std::string& options) {
+    const auto tree = DigestTree(small.lower_path());
+    const Seq cursor = small.replica().cursor();
+    const absl::Status status = small.replica().Apply(*journal_.NextFor(small.replica()));
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_EQ(DigestTree(small.lower_path()), tree);
+    EXPECT_EQ(small.replica().cursor(), cursor);
+    EXPECT_TRUE(small.replica().failure().ok());
+    ASSERT_EQ(mount("", small.lower_path().c_str(), nullptr, MS_REMOUNT, options.c_str()), 0);
+    EXPECT_TRUE(Status(small.replica().Apply(*journal_.NextFor(small.replica()))));
+  };
+  ASSERT_EQ(a_.Create("f", 0644), 0);
+  ASSERT_EQ(a_.Mkdir("d", 0755), 0);
+  ASSERT_EQ(a_.Create("d/g", 0600), 0);
+  journal_.Pull(a_.replica());
+  ASSERT_TRUE(Status(small.replica().Apply(*journal_.NextFor(small.replica()))));
+  ASSERT_TRUE(Status(small.replica().Apply(*journal_.NextFor(small.replica()))));
+  full("size=64k,nr_inodes=100");
+  ASSERT_EQ(a_.Write("f", 0, std::string(200'000, 'x')), 0);
+  journal_.Pull(a_.replica());
+  full("size=1m,nr_inodes=100");
+  EXPECT_THAT(CompareTrees(a_.lower_path(), small.lower_path(), {.holes = false}), IsEmpty());
 }
 
 // ---- records that meet pending local ones ------------------------------------------------------

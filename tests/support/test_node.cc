@@ -42,8 +42,10 @@ ObjectId IdOfFd(Replica& replica, int fd) {
 
 }  // namespace
 
-TestNode::TestNode(uint64_t ordinal) : ordinal_(ordinal), lower_path_(dir_.path() + "/lower") {
+TestNode::TestNode(uint64_t ordinal, const std::function<void(const std::string&)>& prepare)
+    : ordinal_(ordinal), lower_path_(dir_.path() + "/lower") {
   std::filesystem::create_directory(lower_path_);
+  if (prepare) prepare(lower_path_);
   // Roots start equal, whenever they were made.
   const timespec epoch[2] = {{1'000'000'000, 0}, {1'000'000'000, 0}};
   utimensat(AT_FDCWD, lower_path_.c_str(), epoch, 0);

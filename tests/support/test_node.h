@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -15,8 +16,10 @@ namespace intermezzo::tests {
 // Operations take paths relative to the lower root and return 0 or an errno. One thread, or many.
 class TestNode {
  public:
-  // The gate is open with epoch 1 afterwards.
-  explicit TestNode(uint64_t ordinal);
+  // The gate is open with epoch 1 afterwards. `prepare` gets the lower directory's path before
+  // anything is in it (to mount something there).
+  explicit TestNode(uint64_t ordinal,
+                    const std::function<void(const std::string&)>& prepare = nullptr);
 
   sidecar::Replica& replica() { return *replica_; }
   const std::string& lower_path() const { return lower_path_; }

@@ -12,7 +12,9 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "services/common/log/log.h"
 #include "services/sidecar/node_db/node_db_keys.h"
 
@@ -263,11 +265,21 @@ class RocksNodeDb : public NodeDb {
     options.sync = sync;
     rocksdb::Status status = db_->Write(options, &changes.batch_);
     if (!status.ok()) return FromRocks(status, "writing");
+    ++commits_;
     if (changes.drop_through_ >= first_local_) first_local_ = changes.drop_through_ + 1;
     return absl::OkStatus();
   }
 
-  absl::Status Sync() override { return FromRocks(db_->SyncWAL(), "syncing"); }
+  // Callers that wait here while another one syncs find their commits synced by the next.
+  absl::Status Sync() override {
+    const uint64_t wanted = commits_.load();
+    absl::MutexLock lock(&sync_mu_);
+    if (synced_ >= wanted) return absl::OkStatus();
+    const uint64_t covers = commits_.load();
+    absl::Status status = FromRocks(db_->SyncWAL(), "syncing");
+    if (status.ok()) synced_ = covers;
+    return status;
+  }
 
   std::unique_ptr<View> NewView() const override { return std::make_unique<RocksView>(db_.get()); }
 
@@ -278,6 +290,9 @@ class RocksNodeDb : public NodeDb {
   rocksdb::ColumnFamilyHandle* const local_;
   // No local entry has a lower origin seq: readers need not pass over what was dropped.
   std::atomic<uint64_t> first_local_{1};
+  std::atomic<uint64_t> commits_{0};
+  absl::Mutex sync_mu_;
+  uint64_t synced_ ABSL_GUARDED_BY(sync_mu_) = 0;
 };
 
 void RocksBatch::PutObject(ObjectId id, const ObjectRow& row) {

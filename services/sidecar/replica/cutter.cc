@@ -85,7 +85,7 @@ void Cutter::Wrote(ObjectId object, uint64_t offset, uint64_t length) {
   dirty_bytes_.fetch_add(extents.bytes() - before, std::memory_order_relaxed);
   if (!was_clean) return;
   absl::MutexLock lock(&mu_);
-  queue_.push_back(object);
+  if (queued_.insert(object).second) queue_.push_back(object);
 }
 
 bool Cutter::IsDirty(ObjectId object) {
@@ -205,6 +205,7 @@ void Cutter::Run() {
       if (stopping_) return;
       object = queue_.front();
       queue_.pop_front();
+      queued_.erase(object);
     }
     // A failure has closed the replica; there is nobody here to tell.
     CutInline(object).IgnoreError();

@@ -14,6 +14,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "services/sidecar/replica/extent_set.h"
@@ -59,7 +60,8 @@ class Cutter {
   std::atomic<uint64_t> dirty_bytes_{0};
 
   absl::Mutex mu_;
-  std::deque<ObjectId> queue_ ABSL_GUARDED_BY(mu_);  // oldest first
+  std::deque<ObjectId> queue_ ABSL_GUARDED_BY(mu_);            // oldest first
+  absl::flat_hash_set<ObjectId> queued_ ABSL_GUARDED_BY(mu_);  // the same: none is there twice
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_;
 };

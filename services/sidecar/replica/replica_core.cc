@@ -161,7 +161,8 @@ absl::Status ReplicaCore::CommitLocal(record::v1::Record record, std::string_vie
   if (absl::Status failed = failure(); !failed.ok()) return Fail(failed);
   const uint64_t origin_seq = Version(record.version()).counter();
   for (record::v1::Touch& touch : RequiredTouches(record)) {
-    touch.set_against(TableVersion(touch));
+    // A name and an object that are new have no version yet: nothing to look up.
+    if (!record.has_create()) touch.set_against(TableVersion(touch));
     *record.add_touches() = std::move(touch);
   }
   pending_.Add(origin_seq, record);
