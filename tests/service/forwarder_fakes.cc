@@ -27,8 +27,8 @@ void FakeJournal::Create(const std::string& collection, uint64_t uid) {
   journals_[collection].uid = uid;
 }
 
-uint64_t FakeJournal::Append(const std::string& collection, int count, size_t bytes, size_t payload,
-                             uint32_t ordinal) {
+uint64_t FakeJournal::AppendRecords(const std::string& collection, int count, size_t bytes,
+                                    size_t payload, uint32_t ordinal) {
   absl::MutexLock lock(&mu_);
   State& state = journals_[collection];
   for (int i = 0; i < count; ++i) {
@@ -206,12 +206,12 @@ void FakeRegistry::RemoveCollection(const std::string& name) {
   replicas_.erase(name);
 }
 
-void FakeRegistry::AddReplica(const std::string& collection, const std::string& node) {
+void FakeRegistry::Register(const std::string& collection, const std::string& node) {
   absl::MutexLock lock(&mu_);
   replicas_[collection].push_back(node);
 }
 
-void FakeRegistry::RemoveReplica(const std::string& collection, const std::string& node) {
+void FakeRegistry::Unregister(const std::string& collection, const std::string& node) {
   absl::MutexLock lock(&mu_);
   std::erase(replicas_[collection], node);
 }
@@ -368,7 +368,7 @@ ForwarderTest::ForwarderTest() {
   options_.silent_after = absl::Minutes(5);
   journal_.Create("www", 7);
   registry_.AddCollection("www", 7);
-  for (const char* node : {"a", "b", "c"}) registry_.AddReplica("www", node);
+  for (const char* node : {"a", "b", "c"}) registry_.Register("www", node);
 }
 
 ForwarderTest::~ForwarderTest() {

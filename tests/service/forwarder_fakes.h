@@ -30,8 +30,8 @@ class FakeJournal final : public journal::v1::JournalService::Service {
  public:
   void Create(const std::string& collection, uint64_t uid);
   // Appends `count` records of `bytes` bytes with a payload of `payload` bytes; returns the head.
-  uint64_t Append(const std::string& collection, int count, size_t bytes = 20, size_t payload = 0,
-                  uint32_t ordinal = 1);
+  uint64_t AppendRecords(const std::string& collection, int count, size_t bytes = 20,
+                         size_t payload = 0, uint32_t ordinal = 1);
   void Trim(const std::string& collection, uint64_t first_seq);
   // Entries per message from now on.
   void SetBatch(int batch);
@@ -80,8 +80,8 @@ class FakeRegistry final : public registry::v1::RegistryService::Service {
  public:
   void AddCollection(const std::string& name, uint64_t uid);
   void RemoveCollection(const std::string& name);
-  void AddReplica(const std::string& collection, const std::string& node);
-  void RemoveReplica(const std::string& collection, const std::string& node);
+  void Register(const std::string& collection, const std::string& node);
+  void Unregister(const std::string& collection, const std::string& node);
 
   grpc::Status ListCollections(grpc::ServerContext* context,
                                const registry::v1::ListCollectionsRequest* request,

@@ -52,7 +52,7 @@ class ForwarderProgressTest : public ForwarderTest {
 TEST_F(ForwarderProgressTest, LagIsZeroWhenIdle) {
   Start();
   auto a = Connect("a");
-  journal_.Append("www", 20, 50, 100);
+  journal_.AppendRecords("www", 20, 50, 100);
   ASSERT_TRUE(AwaitProgress("a", [](const v1::ReplicaProgress& progress) {
     return progress.state() == v1::REPLICA_STATE_LIVE && progress.applied_seq() == 20 &&
            progress.head_seq() == 20 && progress.lag_records() == 0 && progress.lag_bytes() == 0 &&
@@ -63,12 +63,12 @@ TEST_F(ForwarderProgressTest, LagIsZeroWhenIdle) {
 TEST_F(ForwarderProgressTest, LagOfAReplicaThatIsAwayGrowsByTheServersClock) {
   Start();
   auto a = Connect("a");
-  journal_.Append("www", 1);
+  journal_.AppendRecords("www", 1);
   ASSERT_TRUE(AwaitProgress("a", [](const auto& progress) { return progress.applied_seq() == 1; }));
   a.reset();
   ASSERT_TRUE(AwaitProgress(
       "a", [](const auto& progress) { return progress.state() == v1::REPLICA_STATE_AWAY; }));
-  journal_.Append("www", 4, 50, 100);
+  journal_.AppendRecords("www", 4, 50, 100);
   int64_t first_age = 0;
   ASSERT_TRUE(AwaitProgress("a", [&](const v1::ReplicaProgress& progress) {
     first_age = progress.lag().seconds() * 1'000'000'000 + progress.lag().nanos();
@@ -83,7 +83,7 @@ TEST_F(ForwarderProgressTest, ListsAllAndOne) {
   Start();
   registry_.AddCollection("blog", 9);
   journal_.Create("blog", 9);
-  registry_.AddReplica("blog", "b");
+  registry_.Register("blog", "b");
   grpc::ClientContext one_context;
   v1::ListReplicaProgressRequest request;
   request.set_collection("blog");
@@ -108,7 +108,7 @@ TEST_F(ForwarderProgressTest, ListsAllAndOne) {
 
 TEST_F(ForwarderProgressTest, WaitEndsWithTheLastAck) {
   Start();
-  journal_.Append("www", 5);
+  journal_.AppendRecords("www", 5);
   auto a = Connect("a");
   auto b = Connect("b");
   auto c = Connect("c", 0, /*ack=*/false);
@@ -126,7 +126,7 @@ TEST_F(ForwarderProgressTest, WaitEndsWithTheLastAck) {
 
 TEST_F(ForwarderProgressTest, WaitForWhatIsThereAlreadyReturnsAtOnce) {
   Start();
-  journal_.Append("www", 5);
+  journal_.AppendRecords("www", 5);
   auto a = Connect("a", 5);
   auto b = Connect("b", 5);
   auto c = Connect("c", 5);
@@ -139,7 +139,7 @@ TEST_F(ForwarderProgressTest, WaitForWhatIsThereAlreadyReturnsAtOnce) {
 
 TEST_F(ForwarderProgressTest, WaitHasADeadline) {
   Start();
-  journal_.Append("www", 5);
+  journal_.AppendRecords("www", 5);
   auto a = Connect("a");
   EXPECT_EQ(Wait(5, absl::Milliseconds(50)).get().status.error_code(),
             grpc::StatusCode::DEADLINE_EXCEEDED);
@@ -147,14 +147,14 @@ TEST_F(ForwarderProgressTest, WaitHasADeadline) {
 
 TEST_F(ForwarderProgressTest, ARemovedReplicaIsNotWaitedFor) {
   Start();
-  journal_.Append("www", 5);
+  journal_.AppendRecords("www", 5);
   auto a = Connect("a");
   auto b = Connect("b");
   auto waited = Wait(5);
   ASSERT_TRUE(AwaitProgress("a", [](const auto& progress) { return progress.applied_seq() == 5; }));
   ASSERT_TRUE(AwaitProgress("b", [](const auto& progress) { return progress.applied_seq() == 5; }));
   EXPECT_EQ(waited.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
-  registry_.RemoveReplica("www", "c");
+  registry_.Unregister("www", "c");
   EXPECT_TRUE(waited.get().status.ok());
 }
 
@@ -175,7 +175,7 @@ TEST_F(ForwarderProgressTest, WaitForTheHeadNeedsTheJournal) {
 }
 
 TEST_F(ForwarderProgressTest, TheJournalIsToldTheCursors) {
-  journal_.Append("www", 10);
+  journal_.AppendRecords("www", 10);
   Start();
   ASSERT_TRUE(journal_.AwaitCursors("www", {{"a", 0}, {"b", 0}, {"c", 0}}));
   auto a = Connect("a");
@@ -184,7 +184,7 @@ TEST_F(ForwarderProgressTest, TheJournalIsToldTheCursors) {
   ASSERT_TRUE(b->AwaitSeq(10));
   b->Ack(6);
   ASSERT_TRUE(journal_.AwaitCursors("www", {{"a", 10}, {"b", 6}, {"c", 0}}));
-  registry_.RemoveReplica("www", "c");
+  registry_.Unregister("www", "c");
   ASSERT_TRUE(journal_.AwaitCursors("www", {{"a", 10}, {"b", 6}}));
   // At no time was a replica left out or said to be further than it was.
   for (const auto& list : journal_.cursor_lists("www")) {
@@ -194,7 +194,7 @@ TEST_F(ForwarderProgressTest, TheJournalIsToldTheCursors) {
 }
 
 TEST_F(ForwarderProgressTest, AnUnheardReplicaHoldsBackTrimmingAfterARestart) {
-  journal_.Append("www", 10);
+  journal_.AppendRecords("www", 10);
   Start();
   {
     auto a = Connect("a", 10);
@@ -212,7 +212,7 @@ TEST_F(ForwarderProgressTest, AnUnheardReplicaHoldsBackTrimmingAfterARestart) {
 
 TEST_F(ForwarderProgressTest, MetricsComeAndGoWithTheReplicas) {
   Start();
-  journal_.Append("www", 3, 100);
+  journal_.AppendRecords("www", 3, 100);
   auto a = Connect("a");
   ASSERT_TRUE(
       AwaitMetric("intermezzo_forwarder_sent_records_total{collection=\"www\",node=\"a\"} 3"));
@@ -227,7 +227,7 @@ TEST_F(ForwarderProgressTest, MetricsComeAndGoWithTheReplicas) {
   auto again = Connect("a", 3);
   ASSERT_TRUE(
       AwaitMetric("intermezzo_forwarder_reconnects_total{collection=\"www\",node=\"a\"} 1"));
-  registry_.RemoveReplica("www", "a");
+  registry_.Unregister("www", "a");
   absl::Time limit = absl::Now() + kLimit;
   while (absl::StrContains(Scrape(), "node=\"a\"") && absl::Now() < limit) {
     absl::SleepFor(absl::Milliseconds(1));

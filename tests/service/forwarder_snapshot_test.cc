@@ -119,7 +119,7 @@ TEST_F(ForwarderSnapshotTest, ASlowJoinerHoldsBackTheSource) {
     for (int i = 0; i < kParts && serve_->Write(ChunkOf(i, 1 << 20)); ++i) ++written;
   });
   // Forwarding goes on meanwhile, to the source itself too.
-  journal_.Append("www", 20, 100, 1 << 20);
+  journal_.AppendRecords("www", 20, 100, 1 << 20);
   ASSERT_TRUE(source_->AwaitSeq(20));
   v1::FetchSnapshotResponse response;
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(fetch_->Read(&response));

@@ -21,13 +21,13 @@ void ExpectDense(TestReplica& replica, FakeJournal& journal, uint64_t from, uint
 }
 
 TEST_F(ForwarderTest, EntriesArriveInOrderAndAsTheyWere) {
-  journal_.Append("www", 500);
+  journal_.AppendRecords("www", 500);
   journal_.SetBatch(7);
   Start();
   auto a = Connect("a");
   auto b = Connect("b");
   ASSERT_TRUE(a->AwaitSeq(500));
-  for (int i = 0; i < 100; ++i) journal_.Append("www", 5, 20 + i, i);
+  for (int i = 0; i < 100; ++i) journal_.AppendRecords("www", 5, 20 + i, i);
   ASSERT_TRUE(a->AwaitSeq(1000));
   ASSERT_TRUE(b->AwaitSeq(1000));
   ExpectDense(*a, journal_, 1, 1000);
@@ -37,8 +37,8 @@ TEST_F(ForwarderTest, EntriesArriveInOrderAndAsTheyWere) {
 
 TEST_F(ForwarderTest, AReplicaGoesOnFromItsCursorAndGetsItsOwnWithoutPayload) {
   Start();
-  journal_.Append("www", 50);
-  journal_.Append("www", 1, 20, /*payload=*/333, /*ordinal=*/HelloOf("b").ordinal());
+  journal_.AppendRecords("www", 50);
+  journal_.AppendRecords("www", 1, 20, /*payload=*/333, /*ordinal=*/HelloOf("b").ordinal());
   auto b = Connect("b", 42);
   ASSERT_TRUE(b->AwaitSeq(51));
   ExpectDense(*b, journal_, 43, 51);
@@ -52,13 +52,13 @@ TEST_F(ForwarderTest, AReplicaGoesOnFromItsCursorAndGetsItsOwnWithoutPayload) {
 TEST_F(ForwarderTest, AReplicaThatDoesNotAcknowledgeGetsAWindowAndDelaysNobody) {
   options_.window = {.bytes = 1 << 20, .records = 10};
   journal_.SetBatch(1);
-  journal_.Append("www", 400);
+  journal_.AppendRecords("www", 400);
   Start();
   auto stuck = Connect("a", 0, /*ack=*/false);
   ASSERT_TRUE(stuck->AwaitSeq(10));
   auto good = Connect("b");
   ASSERT_TRUE(good->AwaitSeq(400));
-  journal_.Append("www", 400);
+  journal_.AppendRecords("www", 400);
   ASSERT_TRUE(good->AwaitSeq(800));
   // It hears of the head while it gets no entries.
   ASSERT_TRUE(stuck->AwaitHeartbeat(800));
@@ -71,7 +71,7 @@ TEST_F(ForwarderTest, AReplicaThatDoesNotAcknowledgeGetsAWindowAndDelaysNobody) 
   ASSERT_TRUE(stuck->AwaitSeq(14));
   stuck->Ack(14);
   ASSERT_TRUE(stuck->AwaitSeq(24));
-  journal_.Append("www", 1);
+  journal_.AppendRecords("www", 1);
   ASSERT_TRUE(good->AwaitSeq(801));
   EXPECT_EQ(stuck->last_seq(), 24u);
 }
@@ -87,7 +87,7 @@ TEST_F(ForwarderTest, AReplicaThatDoesNotReadDelaysNobody) {
   ASSERT_TRUE(deaf->Write(hello));
   auto good = Connect("b");
   // More than all buffers on the way hold together.
-  for (int i = 0; i < 64; ++i) journal_.Append("www", 1, 20, 1 << 20);
+  for (int i = 0; i < 64; ++i) journal_.AppendRecords("www", 1, 20, 1 << 20);
   ASSERT_TRUE(good->AwaitSeq(64));
   ASSERT_TRUE(AwaitProgress("a", [](const v1::ReplicaProgress& progress) {
     return progress.state() == v1::REPLICA_STATE_CATCHING_UP ||
@@ -101,13 +101,13 @@ TEST_F(ForwarderTest, AReplicaThatDoesNotReadDelaysNobody) {
 }
 
 TEST_F(ForwarderTest, ANewerStreamTakesOver) {
-  journal_.Append("www", 10);
+  journal_.AppendRecords("www", 10);
   Start();
   auto older = Connect("a");
   ASSERT_TRUE(older->AwaitSeq(10));
   auto newer = Connect("a", 10);
   EXPECT_EQ(older->AwaitEnd().error_code(), grpc::StatusCode::ABORTED);
-  journal_.Append("www", 5);
+  journal_.AppendRecords("www", 5);
   ASSERT_TRUE(newer->AwaitSeq(15));
   ExpectDense(*newer, journal_, 11, 15);
   EXPECT_EQ(older->last_seq(), 10u);
@@ -130,7 +130,7 @@ TEST_F(ForwarderTest, UnknownReplicasAndOtherCollectionsAreRefused) {
 }
 
 TEST_F(ForwarderTest, BadMessagesAreRefused) {
-  journal_.Append("www", 3);
+  journal_.AppendRecords("www", 3);
   Start();
   v1::Hello hello = HelloOf("a");
   hello.set_collection("WWW");
@@ -175,11 +175,11 @@ TEST_F(ForwarderTest, AStreamThatSaysNothingIsEnded) {
 
 TEST_F(ForwarderTest, AReplicaRegisteredThisMomentIsLetIn) {
   options_.poll = absl::Minutes(10);  // only the unknown hello makes it ask again
-  journal_.Append("www", 3);
+  journal_.AppendRecords("www", 3);
   Start();
   auto a = Connect("a");
   ASSERT_TRUE(a->AwaitSeq(3));
-  registry_.AddReplica("www", "late");
+  registry_.Register("www", "late");
   auto late = Connect("late");
   EXPECT_TRUE(late->AwaitSeq(3));
 }
@@ -188,7 +188,7 @@ TEST_F(ForwarderTest, ARemovedReplicasStreamEnds) {
   Start();
   auto a = Connect("a");
   ASSERT_TRUE(a->AwaitHeartbeat(0));
-  registry_.RemoveReplica("www", "a");
+  registry_.Unregister("www", "a");
   EXPECT_EQ(a->AwaitEnd().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
 }
 
@@ -201,7 +201,7 @@ TEST_F(ForwarderTest, ACollectionMadeAnewIsAnotherOne) {
 }
 
 TEST_F(ForwarderTest, TrimmedBehindTheReplicaMeansSnapshot) {
-  journal_.Append("www", 100);
+  journal_.AppendRecords("www", 100);
   journal_.Trim("www", 60);
   Start();
   auto a = Connect("a", 20);
@@ -220,7 +220,7 @@ TEST_F(ForwarderTest, TrimmedBehindTheReplicaMeansSnapshot) {
 }
 
 TEST_F(ForwarderTest, AnotherChainOrACursorBeyondTheHeadIsDataLoss) {
-  journal_.Append("www", 100);
+  journal_.AppendRecords("www", 100);
   Start();
   v1::Hello hello = HelloOf("a", 20);
   hello.set_chain("something else");
@@ -230,13 +230,13 @@ TEST_F(ForwarderTest, AnotherChainOrACursorBeyondTheHeadIsDataLoss) {
 
 TEST_F(ForwarderTest, TheJournalsRestartIsNotTheReplicasConcern) {
   journal_.SetBatch(3);
-  journal_.Append("www", 100);
+  journal_.AppendRecords("www", 100);
   Start();
   auto a = Connect("a");
   ASSERT_TRUE(a->AwaitSeq(100));
   StopJournal();
   ASSERT_TRUE(a->AwaitHeartbeat(100));
-  journal_.Append("www", 100);
+  journal_.AppendRecords("www", 100);
   auto b = Connect("b", 30);  // connects while there is no journal
   StartJournal();
   ASSERT_TRUE(a->AwaitSeq(200));

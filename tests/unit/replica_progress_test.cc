@@ -194,6 +194,20 @@ TEST_F(ReplicaProgressTest, TrimmingFoundByPollingConcernsThoseAway) {
   EXPECT_EQ(replica_.state(), ReplicaState::kNeedsSnapshot);
 }
 
+TEST_F(ReplicaProgressTest, WhatWasSentAndNotAcknowledgedCountsAsMissingWhileAway) {
+  ASSERT_TRUE(replica_.Connected(1, Seq(0), now_));
+  ReadAndSend(1, 1, 8);
+  Ack(1, 2);
+  replica_.Disconnected(1);
+  replica_.Trimmed(0, Seq(3));
+  EXPECT_EQ(replica_.state(), ReplicaState::kAway);
+  replica_.Trimmed(0, Seq(6));
+  EXPECT_EQ(replica_.state(), ReplicaState::kNeedsSnapshot);
+  // It had applied them after all.
+  ASSERT_TRUE(replica_.Connected(2, Seq(8), now_));
+  EXPECT_EQ(replica_.state(), ReplicaState::kCatchingUp);
+}
+
 TEST_F(ReplicaProgressTest, SilenceIsNoticed) {
   ASSERT_TRUE(replica_.Connected(1, Seq(0), now_));
   EXPECT_FALSE(replica_.Tick(now_ + absl::Seconds(9)));
