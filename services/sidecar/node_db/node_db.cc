@@ -128,6 +128,10 @@ class RocksBatch : public NodeDb::Batch {
   void AppendLocal(uint64_t origin_seq, const record::v1::Entry& entry) override;
   void DropLocalThrough(uint64_t origin_seq) override;
   void DropLocal(uint64_t origin_seq) override;
+  void PutNote(const std::string& name, const std::string& value) override {
+    Note(batch_.Put(keys::Note(name), value));
+  }
+  void RemoveNote(const std::string& name) override { Note(batch_.Delete(keys::Note(name))); }
   void PutState(const ReplicaRow& row) override;
 
  private:
@@ -236,6 +240,25 @@ class RocksNodeDb : public NodeDb {
 
   ReplicaRow State() const override {
     return GetRow<ReplicaRow>(db_.get(), {}, ToSlice(keys::kState), "state").value_or(ReplicaRow());
+  }
+
+  std::optional<std::string> Note(const std::string& name) const override {
+    std::string value;
+    rocksdb::Status status = db_->Get({}, db_->DefaultColumnFamily(), keys::Note(name), &value);
+    if (status.IsNotFound()) return std::nullopt;
+    if (!status.ok()) Broken("note", status.ToString());
+    return value;
+  }
+
+  std::vector<std::string> NoteNames(const std::string& prefix) const override {
+    const std::string first = keys::Note(prefix);
+    std::vector<std::string> names;
+    std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}));
+    for (it->Seek(first); it->Valid() && it->key().starts_with(first); it->Next()) {
+      names.push_back(it->key().ToString().substr(1));
+    }
+    if (!it->status().ok()) Broken("notes", it->status().ToString());
+    return names;
   }
 
   std::vector<std::pair<uint64_t, record::v1::Entry>> ReadLocal(uint64_t after, size_t max_records,

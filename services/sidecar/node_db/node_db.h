@@ -35,6 +35,9 @@ class NodeDb {
     virtual void AppendLocal(uint64_t origin_seq, const record::v1::Entry& entry) = 0;
     virtual void DropLocalThrough(uint64_t origin_seq) = 0;
     virtual void DropLocal(uint64_t origin_seq) = 0;
+    // Notes of the reconciliation, by a name of their own (FORMAT.md lists them).
+    virtual void PutNote(const std::string& name, const std::string& value) = 0;
+    virtual void RemoveNote(const std::string& name) = 0;
     // Replaces the replica's state row.
     virtual void PutState(const storage::v1::ReplicaRow& row) = 0;
   };
@@ -63,6 +66,9 @@ class NodeDb {
   virtual ObjectId ByInode(uint64_t inode) const = 0;  // none: ObjectId()
   virtual bool HasEntries(ObjectId parent) const = 0;
   virtual storage::v1::ReplicaRow State() const = 0;
+  virtual std::optional<std::string> Note(const std::string& name) const = 0;
+  // Names of all notes that begin so.
+  virtual std::vector<std::string> NoteNames(const std::string& prefix) const = 0;
 
   // Entries with an origin seq above `after`, in order, up to both limits (at least one if any).
   virtual std::vector<std::pair<uint64_t, record::v1::Entry>> ReadLocal(uint64_t after,

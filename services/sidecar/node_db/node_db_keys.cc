@@ -26,6 +26,7 @@ std::string Entry(ObjectId parent, std::string_view name) {
 }
 std::string Inode(uint64_t inode) { return Tagged('i', inode); }
 std::string Local(uint64_t origin_seq) { return Tagged('l', origin_seq); }
+std::string Note(std::string_view name) { return std::string("n").append(name); }
 
 std::string BigEndian64(uint64_t value) {
   uint64_t big = htobe64(value);

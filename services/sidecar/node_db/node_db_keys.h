@@ -18,6 +18,7 @@ std::string EntryPrefix(ObjectId parent);
 std::string Entry(ObjectId parent, std::string_view name);
 std::string Inode(uint64_t inode);
 std::string Local(uint64_t origin_seq);
+std::string Note(std::string_view name);
 
 std::string BigEndian64(uint64_t value);
 // The number in the last 8 bytes of a key of 9 (or of a value of 8).

@@ -111,6 +111,27 @@ absl::Status Applier::Apply(const record::v1::Entry& entry, Presto* presto) {
   return absl::OkStatus();
 }
 
+absl::Status Applier::Make(Record op, const std::string& payload,
+                           const std::function<void(NodeDb::Batch&)>& rider, Presto* presto) {
+  core_.update_lock().AssertHeld();
+  if (absl::Status failed = core_.failure(); !failed.ok()) return core_.Fail(failed);
+  Record record = core_.NewRecord();
+  op.set_version(record.version());
+  op.set_epoch(record.epoch());
+  *op.mutable_time() = record.time();
+  Change change{core_.db().NewBatch(), {}, presto};
+  if (absl::Status status = Perform(op, payload, /*tolerant=*/false, change); !status.ok()) {
+    return status;
+  }
+  rider(*change.batch);
+  if (absl::Status status = core_.CommitLocal(std::move(op), payload, std::move(change.batch));
+      !status.ok()) {
+    return status;
+  }
+  if (presto != nullptr) presto->Invalidate(std::move(change.stale));
+  return absl::OkStatus();
+}
+
 absl::Status Applier::Confirm(const record::v1::Entry& entry, const Record& record) {
   core_.update_lock().AssertHeld();
   storage::v1::ReplicaRow& state = core_.mutable_state();

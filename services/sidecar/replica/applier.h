@@ -5,7 +5,9 @@
 // be checked was checked.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "services/sidecar/replica/cutter.h"
@@ -20,6 +22,9 @@ class Applier {
 
   // As Replica::Apply. `presto` may be null.
   absl::Status Apply(const record::v1::Entry& entry, Presto* presto);
+  // As Replica::MakeUpdate.
+  absl::Status Make(record::v1::Record op, const std::string& payload,
+                    const std::function<void(NodeDb::Batch&)>& rider, Presto* presto);
 
  private:
   using Record = record::v1::Record;

@@ -27,6 +27,12 @@ absl::Status ReplicaImpl::Apply(const record::v1::Entry& entry) {
   return applier_.Apply(entry, presto_);
 }
 
+absl::Status ReplicaImpl::MakeUpdate(record::v1::Record op, const std::string& payload,
+                                     const std::function<void(NodeDb::Batch&)>& rider) {
+  core_.update_lock().AssertHeld();
+  return applier_.Make(std::move(op), payload, rider, presto_);
+}
+
 storage::v1::ReplicaRow ReplicaImpl::state() const {
   core_.update_lock().AssertHeld();
   return core_.state();

@@ -132,6 +132,12 @@ class Replica {
   // First error that closed the replica for good; OK while it works.
   virtual absl::Status failure() const = 0;
 
+  // Makes an update from an op, as presto's side would have: effect on the lower tree, then one
+  // batch with the record, its rows and what `rider` adds. For the replay of queued records: gate
+  // closed, update lock held. The epoch is the gate's last. Errors as Apply; nothing was changed.
+  virtual absl::Status MakeUpdate(record::v1::Record op, const std::string& payload,
+                                  const std::function<void(NodeDb::Batch&)>& rider) = 0;
+
   // Import, adoption and snapshots change tables directly through this (gate closed, not yet
   // mounted). The update lock is held. Start a changed state row from state() and PutState it;
   // call ReloadState() after such a commit.

@@ -106,7 +106,8 @@ absl::Status ReplicaCore::CheckIdentity(const LowerHandle& root) {
 absl::Status ReplicaCore::ReloadState() {
   state_ = db_->State();
   pending_.Clear();
-  uint64_t last = 0;
+  // What waits for replay is not in effect.
+  uint64_t last = state_.replay_through();
   for (;;) {
     auto entries = db_->ReadLocal(last, kRebuildRecords, kRebuildBytes);
     if (entries.empty()) break;

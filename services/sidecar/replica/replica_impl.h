@@ -61,6 +61,8 @@ class ReplicaImpl : public Replica {
     core_.SetProgressCallback(std::move(notify));
   }
   absl::Status Apply(const record::v1::Entry& entry) override;
+  absl::Status MakeUpdate(record::v1::Record op, const std::string& payload,
+                          const std::function<void(NodeDb::Batch&)>& rider) override;
   absl::Status CutAll() override { return cutter_.CutAll(); }
   uint64_t pending_records() const override { return core_.pending_records(); }
   uint64_t last_origin_seq() const override { return core_.last_origin_seq(); }

@@ -64,16 +64,23 @@ void WriteGate::SetWanted(std::function<void()> wanted) {
   wanted_ = std::move(wanted);
 }
 
+std::deque<WriteGate::Resume> WriteGate::OpenLocked() {
+  std::deque<Resume> resumed;
+  resumed.swap(parked_);
+  const bool was_open = state_.load(std::memory_order_acquire) & kOpen;
+  state_.fetch_add((was_open ? 0 : kOpen) + resumed.size(), std::memory_order_acq_rel);
+  return resumed;
+}
+
 void WriteGate::Open(WriteAuthority authority) {
   std::deque<Resume> resumed;
   {
     absl::MutexLock lock(&mu_);
     if (!failure_.ok()) return;
     epoch_.store(authority.epoch.value(), std::memory_order_release);
-    resumed.swap(parked_);
-    // The parked ones enter with the opening itself: a Close() right after waits for them.
-    const bool was_open = state_.load(std::memory_order_acquire) & kOpen;
-    state_.fetch_add((was_open ? 0 : kOpen) + resumed.size(), std::memory_order_acq_rel);
+    open_after_pause_ = true;
+    if (paused_) return;
+    resumed = OpenLocked();
   }
   RunAll(std::move(resumed), absl::OkStatus());
 }
@@ -82,10 +89,28 @@ void WriteGate::Close() {
   std::function<void()> call_wanted;
   {
     absl::MutexLock lock(&mu_);
+    open_after_pause_ = false;
     state_.fetch_and(~kOpen, std::memory_order_acq_rel);
     if (!parked_.empty()) call_wanted = wanted_;
   }
   if (call_wanted) call_wanted();
+}
+
+void WriteGate::Pause() {
+  absl::MutexLock lock(&mu_);
+  paused_ = true;
+  state_.fetch_and(~kOpen, std::memory_order_acq_rel);
+}
+
+void WriteGate::Unpause() {
+  std::deque<Resume> resumed;
+  {
+    absl::MutexLock lock(&mu_);
+    paused_ = false;
+    if (!failure_.ok() || !open_after_pause_) return;
+    resumed = OpenLocked();
+  }
+  RunAll(std::move(resumed), absl::OkStatus());
 }
 
 absl::Status WriteGate::WaitDrained(absl::Duration timeout) {
@@ -109,6 +134,7 @@ void WriteGate::Fail(const absl::Status& status) {
   {
     absl::MutexLock lock(&mu_);
     if (failure_.ok()) failure_ = status;
+    open_after_pause_ = false;
     state_.fetch_and(~kOpen, std::memory_order_acq_rel);
   }
   FailParked(status);

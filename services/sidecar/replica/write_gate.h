@@ -50,6 +50,10 @@ class WriteGate {
   void Open(WriteAuthority authority);
   // From now on updates are parked. Those that have entered go on.
   void Close();
+  // Holds the gate closed, whatever Open() and Close() say meanwhile, until Unpause(); then it is
+  // as they left it. Not nested.
+  void Pause();
+  void Unpause();
   // Waits until all that entered have left. Called with the gate closed, with no lock held.
   absl::Status WaitDrained(absl::Duration timeout);
   // Fails all parked updates with `status`.
@@ -66,6 +70,8 @@ class WriteGate {
   // One word, so that "open" and "one more inside" are seen together.
   static constexpr uint64_t kOpen = uint64_t{1} << 63;
 
+  // Lets the parked enter with the opening itself: a Close() right after waits for them.
+  std::deque<Resume> OpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Hands `resumes` to `run_`, each with `status`.
   void RunAll(std::deque<Resume> resumes, const absl::Status& status);
 
@@ -79,6 +85,8 @@ class WriteGate {
   mutable absl::Mutex mu_;
   std::function<void()> wanted_ ABSL_GUARDED_BY(mu_);
   std::deque<Resume> parked_ ABSL_GUARDED_BY(mu_);
+  bool paused_ ABSL_GUARDED_BY(mu_) = false;
+  bool open_after_pause_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mu_);
 };
 
