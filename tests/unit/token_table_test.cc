@@ -227,6 +227,9 @@ TEST_F(TokenTableTest, CancelledDuringItsGrantPassesOnAtOnce) {
               ElementsAre("answer 1 CANCELLED", "persist 2 b"));
   // What was under way for epoch 1 comes too late.
   EXPECT_THAT(Told(table_.FenceDone("www", Epoch(1), Seq(5), now_)), IsEmpty());
+  EXPECT_THAT(Told(table_.Persisted("www", Epoch(1), now_)), IsEmpty());
+  EXPECT_THAT(Told(table_.PersistFailed("www", Epoch(1), absl::UnavailableError(""), now_)),
+              IsEmpty());
   EXPECT_THAT(Complete(2), ElementsAre("grant 2 epoch 2 head 0"));
 }
 
