@@ -310,7 +310,7 @@ TEST_P(WaitersTest, DoNotHoldUpForwardedRecords) {
   EXPECT_EQ(reader.Look(1).mapped, 'f');
 
   int result = -1;
-  std::thread waiter([&] { result = GetParam().update(Mnt("d")); });
+  std::jthread waiter([&] { result = GetParam().update(Mnt("d")); });
   ASSERT_TRUE(Eventually([&] { return mount_.presto().parked_requests() > 0; }));
 
   // Every record returns from Apply while the update waits.
@@ -352,7 +352,7 @@ TEST_F(MountForwardedTest, AppendGoesToTheTrueEnd) {
   ASSERT_EQ(origin_.Write("log", 0, "one\n"), 0);
   ForwardAndTell();
   EXPECT_EQ(ReadFile(Mnt("log")), "one\n");
-  std::thread appender([&] {
+  std::jthread appender([&] {
     EXPECT_EQ(
         WithFile(Mnt("log"), O_WRONLY | O_APPEND, [](int fd) { return write(fd, "three\n", 6); }),
         0);

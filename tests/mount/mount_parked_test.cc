@@ -71,7 +71,7 @@ TEST_F(MountParkedTest, TwoHundredWaitAndAllSucceed) {
   ASSERT_EQ(WriteFile(Mnt("other"), "readable"), 0);
   const size_t before = mount_.Records().size();
   mount_.CloseGate();
-  std::vector<std::thread> threads;
+  std::vector<std::jthread> threads;
   std::atomic<int> succeeded{0};
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&, i] { succeeded += Operation(i, Mnt("d" + std::to_string(i))) == 0; });
@@ -86,7 +86,7 @@ TEST_F(MountParkedTest, TwoHundredWaitAndAllSucceed) {
   EXPECT_EQ(mount_.Records().size(), before);
 
   mount_.OpenGate();
-  for (std::thread& each : threads) each.join();
+  for (std::jthread& each : threads) each.join();
   EXPECT_EQ(succeeded, kThreads);
   EXPECT_TRUE(WaitParked(0));
   // 25 of each; a new file is a create and a write.
@@ -98,7 +98,7 @@ TEST_F(MountParkedTest, TwoHundredWaitAndAllSucceed) {
 
 TEST_F(MountParkedTest, SixteenInOneDirectory) {
   mount_.CloseGate();
-  std::vector<std::thread> threads;
+  std::vector<std::jthread> threads;
   std::atomic<int> succeeded{0};
   for (int i = 0; i < 16; ++i) {
     threads.emplace_back(
@@ -107,7 +107,7 @@ TEST_F(MountParkedTest, SixteenInOneDirectory) {
   // The kernel lets one in at a time: the directory is locked.
   ASSERT_TRUE(WaitParked(1));
   mount_.OpenGate();
-  for (std::thread& each : threads) each.join();
+  for (std::jthread& each : threads) each.join();
   EXPECT_EQ(succeeded, 16);
 }
 
@@ -116,7 +116,7 @@ TEST_F(MountParkedTest, LargeWritesKeepTheirBytes) {
   mount_.CloseGate();
   std::string bytes(3 << 20, '\0');
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 2654435761u >> 13);
-  std::thread writer([&] {
+  std::jthread writer([&] {
     EXPECT_EQ(pwrite(fd, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
   });
   ASSERT_TRUE(WaitParked(1));
@@ -131,7 +131,7 @@ TEST_F(MountParkedTest, FailedOnesGetTheErrno) {
   ASSERT_EQ(WriteFile(Mnt("f"), "x"), 0);
   mount_.CloseGate();
   for (int error : {EROFS, ETIMEDOUT}) {
-    std::vector<std::thread> threads;
+    std::vector<std::jthread> threads;
     std::vector<int> results(3, -1);
     threads.emplace_back([&] { results[0] = Errno(mkdir(Mnt("d").c_str(), 0755)); });
     threads.emplace_back([&] {
@@ -144,13 +144,13 @@ TEST_F(MountParkedTest, FailedOnesGetTheErrno) {
     // mkdir and setxattr both lock the directory.
     ASSERT_TRUE(WaitParked(2));
     std::atomic<bool> done{false};
-    std::thread failing([&] {
+    std::jthread failing([&] {
       while (!done) {
         mount_.replica().gate().FailParked(StatusFromErrno(error, "no token"));
         std::this_thread::yield();
       }
     });
-    for (std::thread& each : threads) each.join();
+    for (std::jthread& each : threads) each.join();
     done = true;
     failing.join();
     EXPECT_EQ(results, std::vector<int>(3, error));
@@ -225,7 +225,7 @@ TEST_F(MountParkedTest, OtherSignalsDoNotInterrupt) {
 TEST_F(MountParkedTest, UnmountAnswersThem) {
   mount_.CloseGate();
   int result = -1;
-  std::thread maker([&] { result = Errno(mkdir(Mnt("d").c_str(), 0755)); });
+  std::jthread maker([&] { result = Errno(mkdir(Mnt("d").c_str(), 0755)); });
   ASSERT_TRUE(WaitParked(1));
   mount_.replica().gate().FailParked(StatusFromErrno(EROFS, "going away"));
   mount_.Unmount();

@@ -69,8 +69,8 @@ MountedReplica::MountedReplica(Options options) : options_(std::move(options)) {
   presto_ = *std::move(presto);
   replica_->SetPresto(presto_.get());
   if (options_.open) OpenGate();
+  StartGuard();  // before the mount: it must not keep /dev/fuse open
   Require(presto_->Mount());
-  guard_ = std::thread([this] { Guard(); });
 }
 
 MountedReplica::~MountedReplica() {
@@ -78,21 +78,26 @@ MountedReplica::~MountedReplica() {
   replica_->SetPresto(nullptr);
   presto_.reset();
   replica_.reset();
-  {
-    absl::MutexLock lock(&mu_);
-    done_ = true;
-  }
-  guard_.join();
+  close(guard_pipe_);
+  waitpid(guard_, nullptr, 0);
   std::error_code ignored;
   std::filesystem::remove_all(dir_, ignored);
 }
 
-void MountedReplica::Guard() {
-  absl::MutexLock lock(&mu_);
-  if (mu_.AwaitWithTimeout(absl::Condition(&done_), options_.limit)) return;
-  fprintf(stderr, "test took longer than %s: aborting its mount\n",
-          absl::FormatDuration(options_.limit).c_str());
-  umount2(mount_.c_str(), MNT_FORCE | MNT_DETACH);
+void MountedReplica::StartGuard() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) std::abort();
+  guard_ = fork();
+  if (guard_ == 0) {
+    close(ends[1]);
+    struct pollfd gone = {.fd = ends[0], .events = POLLIN, .revents = 0};
+    const int limit = static_cast<int>(absl::ToInt64Milliseconds(options_.limit));
+    if (poll(&gone, 1, limit) == 0) fprintf(stderr, "test took too long: aborting its mount\n");
+    umount2(mount_.c_str(), MNT_FORCE | MNT_DETACH);
+    _exit(0);
+  }
+  close(ends[0]);
+  guard_pipe_ = ends[1];
 }
 
 absl::Status MountedReplica::Mount() { return presto_->Mount(); }

@@ -1,7 +1,7 @@
 // A replica over a temporary directory, mounted by the FUSE driver in this process.
 //
 // The lower directory, the database and the mount point are siblings in one temporary directory.
-// A guard thread aborts the mount when a test hangs, because a process that waits for its own dead
+// A guard process aborts the mount when a test hangs, because a process that waits for its own dead
 // mount cannot be killed. Code that maps files of the mount must run in a child process (InChild):
 // a page fault holds the address space that the serving threads need.
 #pragma once
@@ -60,7 +60,7 @@ class MountedReplica {
   std::vector<record::v1::Entry> Records();
 
  private:
-  void Guard();
+  void StartGuard();
 
   const Options options_;
   std::string dir_;
@@ -68,9 +68,8 @@ class MountedReplica {
   std::string mount_;
   std::unique_ptr<sidecar::Replica> replica_;
   std::unique_ptr<sidecar::FusePresto> presto_;
-  absl::Mutex mu_;
-  bool done_ ABSL_GUARDED_BY(mu_) = false;
-  std::thread guard_;
+  pid_t guard_ = -1;
+  int guard_pipe_ = -1;  // closed when all is well, or when this process died
 };
 
 // Runs `work` in a child process, as `uid` and `gid` where they are not 0, and returns its result
