@@ -24,6 +24,12 @@ class FaultyNodeDb : public sidecar::NodeDb {
   ObjectId ByInode(uint64_t inode) const override { return inner_->ByInode(inode); }
   bool HasEntries(ObjectId parent) const override { return inner_->HasEntries(parent); }
   storage::v1::ReplicaRow State() const override { return inner_->State(); }
+  std::optional<std::string> Note(const std::string& name) const override {
+    return inner_->Note(name);
+  }
+  std::vector<std::string> NoteNames(const std::string& prefix) const override {
+    return inner_->NoteNames(prefix);
+  }
   std::vector<std::pair<uint64_t, record::v1::Entry>> ReadLocal(uint64_t after, size_t max_records,
                                                                 size_t max_bytes) const override {
     return inner_->ReadLocal(after, max_records, max_bytes);
