@@ -84,7 +84,7 @@ watch_ninja() {
 
 build_all() {
   local begin=$EPOCHREALTIME targets=("${CLUSTER_SERVICES[@]}" sidecar mezzo)
-  [[ $mode != check ]] || targets+=(cut_proxy storm)
+  [[ $mode != check ]] || targets+=(cut_proxy storm tree_listing)
   step "packages and build"
   "$top/deploy/install-packages.sh" build run
   [[ $mode != check ]] || "$top/deploy/install-packages.sh" test
