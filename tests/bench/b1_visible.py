@@ -88,7 +88,6 @@ def measure(settings, report, who, write_root, watch_root, count, polling):
 
 def wait_for(path):
     """Until the directory has arrived (bounded by the caller's patience: 60 s)."""
-
     deadline = time.monotonic() + 60
     while not os.path.isdir(path):
         if time.monotonic() > deadline:

@@ -25,6 +25,10 @@ struct Options {
 absl::StatusOr<ExitCode> Wait(Context& context, const Options& options) {
   const absl::Time begin = absl::Now();
   const absl::Time deadline = begin + options.timeout;
+  // No collection, or nobody to wait for. Other errors may pass: the waits below ask again.
+  if (auto nodes = NodesOf(context.client, options.collection); absl::IsNotFound(nodes.status())) {
+    return nodes.status();
+  }
   Progress progress(context.err, context.terminal,
                     absl::StrCat("waiting for ", options.collection));
   if (options.settled) {
