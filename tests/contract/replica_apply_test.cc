@@ -407,6 +407,27 @@ TEST_F(ReplicaApplyTest, TailAfterAFuzzySnapshotIsAppliedTolerantly) {
   EXPECT_EQ(b_.replica().db().State().redo_until_seq(), 0u);
 }
 
+TEST_F(ReplicaApplyTest, AnUpdateMadeFromAnOpHasItsTimesOnAllReplicas) {
+  ASSERT_EQ(a_.Mkdir("d", 0755), 0);
+  ASSERT_EQ(a_.Create("d/pending", 0644), 0);
+  {
+    absl::MutexLock lock(&a_.replica().update_lock());
+    Record op;
+    op.mutable_create()->set_parent(a_.IdOf("d").value());
+    op.mutable_create()->set_name("made");
+    op.mutable_create()->set_object(a_.replica().NewObjectId().value());
+    op.mutable_create()->set_kind(record::v1::OBJECT_KIND_FILE);
+    op.mutable_create()->mutable_attributes()->set_mode(0640);
+    op.mutable_create()->mutable_attributes()->mutable_mtime()->set_seconds(9);
+    op.mutable_create()->mutable_parent_mtime()->set_seconds(5);
+    ASSERT_TRUE(Status(a_.replica().MakeUpdate(op, "", [](NodeDb::Batch&) {})));
+  }
+  struct stat st;
+  ASSERT_EQ(stat(a_.Path("d").c_str(), &st), 0);
+  EXPECT_EQ(st.st_mtim.tv_sec, 5);
+  Sync();
+}
+
 // Full disks: nothing changed, and the same entry goes in when there is room.
 TEST_F(ReplicaApplyTest, AFullDiskChangesNothing) {
   auto mount_small = [](const std::string& path) {

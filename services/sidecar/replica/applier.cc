@@ -57,9 +57,10 @@ uint64_t DataObject(const Record& record) {
 }  // namespace
 
 Applier::Applier(ReplicaCore& core, Cutter& cutter)
-    : core_(core), cutter_(cutter), effects_(core.lower(), core.db(), [&core](uint64_t object) {
-        core.update_lock().AssertHeld();
-        return core.pending().SetsMtimeOf(object);
+    : core_(core), cutter_(cutter), effects_(core.lower(), core.db(), [this](uint64_t object) {
+        core_.update_lock().AssertHeld();
+        // What this node makes comes after all that is pending.
+        return !making_ && core_.pending().SetsMtimeOf(object);
       }) {}
 
 absl::Status Applier::Apply(const record::v1::Entry& entry, Presto* presto) {
@@ -120,9 +121,10 @@ absl::Status Applier::Make(Record op, const std::string& payload,
   op.set_epoch(record.epoch());
   *op.mutable_time() = record.time();
   Change change{core_.db().NewBatch(), {}, presto};
-  if (absl::Status status = Perform(op, payload, /*tolerant=*/false, change); !status.ok()) {
-    return status;
-  }
+  making_ = true;
+  absl::Status performed = Perform(op, payload, /*tolerant=*/false, change);
+  making_ = false;
+  if (!performed.ok()) return performed;
   rider(*change.batch);
   if (absl::Status status = core_.CommitLocal(std::move(op), payload, std::move(change.batch));
       !status.ok()) {

@@ -61,6 +61,7 @@ class Applier {
   ReplicaCore& core_;
   Cutter& cutter_;
   const Effects effects_;
+  bool making_ = false;  // within Make(); under the update lock
 };
 
 }  // namespace intermezzo::sidecar
