@@ -67,7 +67,7 @@ class Committer {
     size_t queue_bytes = 128 << 20;
     size_t queue_records = 200'000;
     size_t group_bytes = 16 << 20;
-    size_t group_records = 20'000;
+    size_t group_records = 4'096;
     // Between tries to go on after a failed write.
     absl::Duration recovery_pause = absl::Seconds(1);
   };

@@ -6,6 +6,7 @@
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -30,6 +31,8 @@ rocksdb::ColumnFamilyOptions FamilyOptions(Family family,
     case Family::kMeta:
       // Point lookups, many of them of what is not there.
       table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+      options.memtable_whole_key_filtering = true;
+      options.memtable_prefix_bloom_size_ratio = 0.02;
       break;
     case Family::kEntries:
       table.block_size = 16 << 10;  // read in order
@@ -145,6 +148,7 @@ absl::StatusOr<std::string> Database::Get(Family family, const std::string& key)
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
   std::string value;
   rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), this->family(family), key, &value);
+  if (status.IsNotFound()) return absl::NotFoundError("no such row");
   if (!status.ok()) return FromRocksDb(status, "reading a row");
   return value;
 }
@@ -158,17 +162,30 @@ absl::StatusOr<uint64_t> Database::FreeBytes() const {
 }
 
 absl::StatusOr<ObjectState> DatabaseTable::Object(ObjectId object) const {
+  if (auto it = objects_.find(object.value()); it != objects_.end()) return it->second;
   auto value = database_->Get(Family::kVersions, format::ObjectKey(uid_, object.value()));
-  if (value.ok()) return format::DecodeObject(*value);
-  if (absl::IsNotFound(value.status())) return ObjectState();
-  return value.status();
+  absl::StatusOr<ObjectState> state = ObjectState();
+  if (value.ok()) {
+    state = format::DecodeObject(*value);
+  } else if (!absl::IsNotFound(value.status())) {
+    state = value.status();
+  }
+  if (state.ok()) objects_.emplace(object.value(), *state);
+  return state;
 }
 
 absl::StatusOr<EntryState> DatabaseTable::Entry(ObjectId directory, const std::string& name) const {
+  VersionOverlay::EntryKey key(directory.value(), name);
+  if (auto it = entries_.find(key); it != entries_.end()) return it->second;
   auto value = database_->Get(Family::kVersions, format::NameKey(uid_, directory.value(), name));
-  if (value.ok()) return format::DecodeEntry(*value);
-  if (absl::IsNotFound(value.status())) return EntryState();
-  return value.status();
+  absl::StatusOr<EntryState> state = EntryState();
+  if (value.ok()) {
+    state = format::DecodeEntry(*value);
+  } else if (!absl::IsNotFound(value.status())) {
+    state = value.status();
+  }
+  if (state.ok()) entries_.emplace(std::move(key), *state);
+  return state;
 }
 
 }  // namespace intermezzo::journal

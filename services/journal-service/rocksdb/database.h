@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -70,7 +71,8 @@ class Database {
   std::array<rocksdb::ColumnFamilyHandle*, kFamilyNames.size()> families_{};
 };
 
-// Rows of one collection as the database has them.
+// Rows of one collection as the database has them; what was read once is kept, so one serves for a
+// group and not longer. Not thread-safe.
 class DatabaseTable final : public VersionView {
  public:
   // `database` must outlive it.
@@ -81,6 +83,8 @@ class DatabaseTable final : public VersionView {
  private:
   const Database* const database_;
   const uint64_t uid_;
+  mutable absl::flat_hash_map<uint64_t, ObjectState> objects_;
+  mutable absl::flat_hash_map<VersionOverlay::EntryKey, EntryState> entries_;
 };
 
 }  // namespace intermezzo::journal
