@@ -138,20 +138,21 @@ class Committer::Group {
     const uint64_t records = work.entries.size() - before;
     uint64_t bytes = 0;
     for (size_t i = before; i < work.entries.size(); ++i) bytes += work.entries[i]->bytes();
-    answers_.push_back([this_observer = &observer_, name = work.journal->name(),
-                        done = std::move(what.done), queued = what.queued, records, bytes,
-                        confirmation = std::move(confirmation)](const absl::Status& outcome) {
-      if (!confirmation.ok()) {
-        this_observer->OnRefused(name, confirmation.status());
-        done(confirmation);
-      } else if (!outcome.ok()) {
-        this_observer->OnRefused(name, outcome);
-        done(outcome);
-      } else {
-        this_observer->OnAppend(name, absl::Now() - queued, records, bytes);
-        done(confirmation);
-      }
-    });
+    answers_.push_back(
+        [this_observer = &observer_, name = work.journal->name(), done = std::move(what.done),
+         queued = what.queued, records, bytes,
+         confirmation = std::move(confirmation)](const absl::Status& outcome) mutable {
+          if (!confirmation.ok()) {
+            this_observer->OnRefused(name, confirmation.status());
+            done(std::move(confirmation));
+          } else if (!outcome.ok()) {
+            this_observer->OnRefused(name, outcome);
+            done(outcome);
+          } else {
+            this_observer->OnAppend(name, absl::Now() - queued, records, bytes);
+            done(std::move(confirmation));
+          }
+        });
   }
 
   void Decide(Work& work, FenceChange& what, bool low_space) {
@@ -160,8 +161,8 @@ class Committer::Group {
     if (status.ok()) status = AdmitFence(work.journal->name(), what.epoch, work.state);
     if (work.state.epoch != before) work.changed = true;
     answers_.push_back([done = std::move(what.done), status = std::move(status),
-                        head = work.state.head](const absl::Status& outcome) {
-      if (!status.ok()) return done(status);
+                        head = work.state.head](const absl::Status& outcome) mutable {
+      if (!status.ok()) return done(std::move(status));
       if (!outcome.ok()) return done(outcome);
       done(head);
     });
