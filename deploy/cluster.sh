@@ -264,6 +264,8 @@ proxy() { "$CLUSTER_BIN/cut_proxy" ctl "$CLUSTER_HOME/run/proxy-$1.socket" "$2";
 start_node() {
   local node=$1 name=sidecar-$1 config=$CLUSTER_HOME/etc/sidecar-$1.yaml key service address
   [[ -z ${CLUSTER_PROXIES-} ]] || start_proxy "$node"
+  # A mount left by a sidecar that died is in the way of the next one.
+  is_running "$name" || unmount "$CLUSTER_HOME/mnt/$node/www" || true
   mkdir -p "$CLUSTER_HOME/nodes/$node" "$CLUSTER_HOME/mnt/$node/www"
   if [[ ! -e $config ]]; then
     {
@@ -282,8 +284,6 @@ start_node() {
     } >"$config.new"
     mv "$config.new" "$config"
   fi
-  # A mount left by a sidecar that died is in the way of the next one.
-  is_running "$name" || unmount "$CLUSTER_HOME/mnt/$node/www" || true
   start_process "$name" "$CLUSTER_BIN/sidecar" --config "$config"
   await_ready "$name"
   pin_addresses "$name"

@@ -149,8 +149,8 @@ tokens_under_load() {
   before=$(token_epoch)
   begin_storm node-1 shared --shared
   begin_storm node-2 shared --shared
-  # There and back, twice at least.
-  wait_until 60 epoch_is_above "$((before + 4))" || fail "the token did not go to and fro"
+  # There and back, ten times at least.
+  wait_until 60 epoch_is_above "$((before + 20))" || fail "the token did not go to and fro"
   storms_run
 }
 
@@ -195,24 +195,45 @@ fourth_node_joins() {
   storms_run
 }
 
-# stopped_and_started PROCESS WRITER: the writer goes on meanwhile.
-stopped_and_started() {
-  local name=$1 writer=$2
+start_again() {
+  case $1 in
+    sidecar-*) start_node "${1#sidecar-}" ;;
+    *) start_service "$1" ;;
+  esac
+}
+
+# ended_and_started SIGNAL PROCESS WRITER: the writer, on another node, goes on meanwhile.
+ended_and_started() {
+  local signal=$1 name=$2 writer=$3 pid
   begin_storm "$writer" storm
   wait_until 30 progressed_by "$(head_seq)" 100 || fail "the storm on $writer makes no records"
-  local pid
   pid=$(pid_of "$name") || fail "$name does not run"
-  kill -TERM "$pid"
-  wait_until 30 is_gone "$name" || fail "$name did not end within 30 s of SIGTERM"
+  kill "-$signal" "$pid"
+  wait_until 30 is_gone "$name" || fail "$name did not end within 30 s of SIG$signal"
   storms_run
-  case $name in
-    sidecar-*) start_node "${name#sidecar-}" ;;
-    *) start_service "$name" ;;
-  esac
+  start_again "$name"
   wait_until 60 everybody_is_connected || fail "not every node came back after $name"
   wait_until 60 progressed_by "$(head_seq)" 100 || fail "no records come after $name was started"
   storms_run
 }
+
+# everything_killed NODE: all processes at once, while NODE writes, which fails then.
+everything_killed() {
+  local name names storm_pid
+  begin_storm "$1" storm
+  wait_until 30 progressed_by "$(head_seq)" 300 || fail "the storm on $1 makes no records"
+  mapfile -t names < <(cluster_processes)
+  for name in "${names[@]}"; do kill -KILL "$(pid_of "$name")"; done
+  for name in "${names[@]}"; do wait_until 10 is_gone "$name" || fail "$name survived SIGKILL"; done
+  storm_pid=${storms[0]%%:*}
+  storms=()
+  wait "$storm_pid" && fail "the storm on $1 did not notice that its file system died"
+  start_services
+  for name in "${nodes[@]}"; do start_node "$name"; done
+  wait_until 60 everybody_is_connected || fail "not every node came back"
+  storm "$1" storm --operations 200
+}
+
 everybody_is_connected() {
   local node
   for node in "${nodes[@]}"; do is_connected "$node" || return 1; done
@@ -227,10 +248,13 @@ run "node-1 cut off while it writes, and back" node_1_cut_off
 nodes+=(node-4)
 run "a fourth node joins under load" fourth_node_joins
 for service in "${CLUSTER_SERVICES[@]}"; do
-  run "$service stopped and started under load" stopped_and_started "$service" node-1
+  run "$service stopped and started under load" ended_and_started TERM "$service" node-1
 done
-run "sidecar of node-1 stopped and started under load" stopped_and_started sidecar-node-1 node-2
+run "sidecar of node-1 stopped and started under load" ended_and_started TERM sidecar-node-1 node-2
 for node in node-2 node-3 node-4; do
-  run "sidecar of $node stopped and started under load" stopped_and_started "sidecar-$node" node-1
+  run "sidecar of $node stopped and started under load" ended_and_started TERM "sidecar-$node" node-1
 done
+run "journal-service killed and started under load" ended_and_started KILL journal-service node-1
+run "sidecar of node-2 killed and started under load" ended_and_started KILL sidecar-node-2 node-1
+run "every process killed at once while node-1 writes" everything_killed node-1
 echo "tour passed: $(cat "$work/paths") paths on ${#nodes[@]} nodes"
