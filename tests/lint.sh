@@ -5,7 +5,7 @@
 #   shell   shellcheck on every shell script
 #   protos  buf lint; skipped, with a line that says so, where no Go can build buf
 #   tidy    clang-tidy (.clang-tidy) and clang's warnings, with thread-safety analysis, on services;
-#           configures build/ and generates the protos' sources where that is not done
+#           configures build/ and generates the protos' sources for it
 # Ends with "lint: ok" or the names of the steps that failed, and 0 or 1.
 set -eu
 
@@ -52,9 +52,7 @@ protos() {
 
 tidy() {
   mkdir -p build
-  if [ ! -f build/compile_commands.json ]; then
-    cmake -S . -B build -G Ninja > build/configure.log 2>&1 || { cat build/configure.log; return 1; }
-  fi
+  cmake -S . -B build -G Ninja > build/configure.log 2>&1 || { cat build/configure.log; return 1; }
   generated=$(ninja -C build -t targets all | sed -n 's/^\(protos\/.*\.pb\.h\): .*/\1/p')
   # shellcheck disable=SC2086  # a list of words
   ninja -C build $generated > build/generate.log || { cat build/generate.log; return 1; }

@@ -33,7 +33,7 @@ Signals::Signals(absl::Duration limit) : limit_(limit) {
 
 Signals::~Signals() {
   stopping_ = true;
-  pthread_kill(thread_.native_handle(), SIGTERM);
+  pthread_kill(thread_.native_handle(), SIGINT);
   thread_.join();
 }
 
