@@ -16,11 +16,5 @@ TEST(StatusTest, EveryCodeGoesBothWays) {
   }
 }
 
-TEST(StatusTest, CodeOfALaterProtocolIsUnknown) {
-  const absl::Status status = FromGrpc(grpc::Status(static_cast<grpc::StatusCode>(99), "new"));
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnknown);
-  EXPECT_EQ(status.message(), "new");
-}
-
 }  // namespace
 }  // namespace intermezzo

@@ -11,7 +11,6 @@ grpc::Status ToGrpc(const absl::Status& status) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  // A code that absl does not know becomes UNKNOWN in absl.
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 

@@ -106,7 +106,7 @@ ReplicaSession::Status ReplicaSession::status() const {
 bool ReplicaSession::WaitFor(const std::function<bool(const Status&)>& predicate,
                              absl::Duration timeout) const {
   absl::MutexLock lock(&mu_);
-  auto holds = [&] { return predicate(status_); };
+  auto holds = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return predicate(status_); };
   return mu_.AwaitWithTimeout(absl::Condition(&holds), timeout);
 }
 

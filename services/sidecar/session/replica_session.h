@@ -197,7 +197,6 @@ class ReplicaSession final : public AppendStream::Handler,
   bool offline_writes_ ABSL_GUARDED_BY(mu_);
   Status status_ ABSL_GUARDED_BY(mu_);
   std::optional<Seq> join_granted_ ABSL_GUARDED_BY(mu_);
-  bool join_wanted_ ABSL_GUARDED_BY(mu_) = false;
   uint64_t own_applied_ ABSL_GUARDED_BY(mu_) = 0;  // last own origin seq that came back
   OwnPosition own_position_ ABSL_GUARDED_BY(mu_);
   Seq last_foreign_ ABSL_GUARDED_BY(mu_);
