@@ -11,6 +11,8 @@
 #include "services/sidecar/session/grpc/grpc_forward_stream.h"
 #include "services/sidecar/session/grpc/grpc_token_client.h"
 #include "services/sidecar/session/instance.h"
+#include "services/sidecar/snapshot/grpc/grpc_join_server.h"
+#include "services/sidecar/snapshot/grpc/snapshot_server.h"
 
 namespace intermezzo::sidecar {
 namespace {
@@ -43,6 +45,8 @@ absl::StatusOr<std::unique_ptr<HostedReplica>> HostedReplica::Open(Options optio
   return hosted;
 }
 
+HostedReplica::HostedReplica(Options options) : options_(std::move(options)) {}
+
 absl::Status HostedReplica::Init() {
   const storage::v1::AssignedReplica& assigned = options_.assigned;
   const auto collection = CollectionName::Parse(assigned.collection());
@@ -50,8 +54,9 @@ absl::Status HostedReplica::Init() {
   const auto node = NodeName::Parse(options_.node);
   if (!node.ok()) return node.status();
   const std::string db_dir = absl::StrCat(options_.data_dir, "/db-", assigned.collection_uid());
-  for (const std::string& dir : {options_.data_dir, db_dir, assigned.lower_dir()}) {
-    if (absl::Status status = MakeDirectories(dir); !status.ok()) return status;
+  if (absl::Status status = MakeDirectories(db_dir, 0700); !status.ok()) return status;
+  if (absl::Status status = MakeDirectories(assigned.lower_dir(), 0755); !status.ok()) {
+    return status;
   }
   auto lower = LowerTree::Open(assigned.lower_dir());
   if (!lower.ok()) return lower.status();
@@ -65,6 +70,17 @@ absl::Status HostedReplica::Init() {
   auto replica = Replica::Open(std::move(replica_options), *std::move(lower), *std::move(db));
   if (!replica.ok()) return replica.status();
   replica_ = *std::move(replica);
+  if (options_.join_anew) {
+    absl::MutexLock lock(&replica_->update_lock());
+    storage::v1::ReplicaRow state = replica_->state();
+    state.set_joined(false);
+    auto batch = replica_->mutable_db().NewBatch();
+    batch->PutState(state);
+    if (absl::Status status = replica_->mutable_db().Commit(std::move(batch), true); !status.ok()) {
+      return status;
+    }
+    if (absl::Status status = replica_->ReloadState(); !status.ok()) return status;
+  }
   metrics_ =
       std::make_unique<ReplicaMetrics>(*options_.metrics, assigned.collection(), options_.node);
   if (options_.presto) {
@@ -73,7 +89,12 @@ absl::Status HostedReplica::Init() {
     presto_ = *std::move(presto);
     if (presto_ != nullptr) replica_->SetPresto(presto_.get());
   }
+  join_server_ = MakeGrpcJoinServer(options_.journal, options_.forwarder, assigned.collection(),
+                                    options_.node);
+  snapshots_ = std::make_unique<SnapshotServer>(options_.forwarder, *replica_);
   ReplicaSession::Hooks hooks;
+  hooks.join = [this](JoinContext& context) { return Join(*replica_, *join_server_, context); };
+  hooks.serve = [this](const std::string& session) { snapshots_->Serve(session, *session_); };
   hooks.joined = [this] { return Mount(); };
   if (presto_ != nullptr) {
     hooks.flush_mappings = [this](absl::Duration timeout) {
@@ -99,7 +120,7 @@ absl::Status HostedReplica::Mount() {
   if (presto_ == nullptr) return absl::OkStatus();
   const std::string& mount_dir = options_.assigned.mount_dir();
   // What a mount left behind after a crash is the driver's to clear away: it answers ENOTCONN here.
-  if (absl::Status status = MakeDirectories(mount_dir); !status.ok()) {
+  if (absl::Status status = MakeDirectories(mount_dir, 0755); !status.ok()) {
     log::Debug("mount point", {{"error", std::string(status.message())}});
   }
   if (absl::Status status = presto_->Mount(); !status.ok()) {
@@ -118,7 +139,9 @@ absl::Status HostedReplica::Stop(absl::Duration timeout) {
   if (stopped_) return absl::OkStatus();
   stopped_ = true;
   absl::Status status;
+  if (join_server_ != nullptr) join_server_->Cancel();
   if (session_ != nullptr) status = session_->Stop(timeout);
+  if (snapshots_ != nullptr) snapshots_->Shutdown();
   if (presto_ != nullptr) {
     presto_->Unmount(kUnmountGrace);
     metrics_->MountUp(false);

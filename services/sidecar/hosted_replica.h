@@ -27,6 +27,9 @@ class Registry;
 
 namespace intermezzo::sidecar {
 
+class JoinServer;
+class SnapshotServer;
+
 // Makes the interceptor of a replica, not yet mounted; null where there is none (tests).
 using PrestoFactory = std::function<absl::StatusOr<std::unique_ptr<Presto>>(
     Replica& replica, const std::string& mount_dir)>;
@@ -48,7 +51,9 @@ class HostedReplica {
     std::shared_ptr<grpc::Channel> forwarder;
     std::shared_ptr<prometheus::Registry> metrics;
     PrestoFactory presto;
-    // Called once where the replica has to be stopped and opened again to join anew.
+    // Joins anew, though it had joined: the journal no longer has what it needs.
+    bool join_anew = false;
+    // Called once where the replica has to be stopped and opened again with `join_anew`.
     std::function<void()> rejoin;
   };
 
@@ -65,7 +70,7 @@ class HostedReplica {
   node::v1::ReplicaStatus status() const;
 
  private:
-  explicit HostedReplica(Options options) : options_(std::move(options)) {}
+  explicit HostedReplica(Options options);
   absl::Status Init();
   absl::Status Mount();
 
@@ -74,6 +79,8 @@ class HostedReplica {
   RefuseConflicts resolver_;
   std::unique_ptr<Replica> replica_;
   std::unique_ptr<Presto> presto_;
+  std::unique_ptr<JoinServer> join_server_;
+  std::unique_ptr<SnapshotServer> snapshots_;
   std::unique_ptr<ReplicaSession> session_;
   bool stopped_ = false;
 };

@@ -63,7 +63,7 @@ absl::StatusOr<std::unique_ptr<Sidecar>> Sidecar::Build(const config::v1::Sideca
                                                         RunnerContext& context,
                                                         PrestoFactory presto) {
   if (absl::Status status = Validate(config); !status.ok()) return status;
-  if (absl::Status status = MakeDirectories(config.data_dir()); !status.ok()) return status;
+  if (absl::Status status = MakeDirectories(config.data_dir(), 0755); !status.ok()) return status;
   std::unique_ptr<Sidecar> sidecar(new Sidecar(config, context, std::move(presto)));
   auto instance = LoadOrMakeInstance(config.data_dir());
   if (!instance.ok()) return instance.status();
@@ -230,7 +230,7 @@ bool Sidecar::Reconcile() {
       log::Warning("replica not handed back",
                    {{"collection", collection}, {"error", std::string(status.message())}});
     }
-    log::Info("replica removed; its files stay",
+    log::Info("replica stopped; its files stay",
               {{"collection", collection}, {"lower_dir", replica->options().assigned.lower_dir()}});
     absl::MutexLock lock(&mu_);
     running_.erase(collection);
@@ -240,13 +240,15 @@ bool Sidecar::Reconcile() {
   std::map<std::string, std::string> errors;
   for (const auto& [collection, assigned] : wanted) {
     if (assignment.ordinal() == 0) break;  // never registered: nothing can be served yet
-    auto opened = OpenReplica(*assigned, Ordinal(assignment.ordinal()));
+    auto opened =
+        OpenReplica(*assigned, Ordinal(assignment.ordinal()), rejoin.contains(collection));
     absl::MutexLock lock(&mu_);
     if (opened.ok()) {
       running_[collection] = *std::move(opened);
       continue;
     }
     errors[collection] = std::string(opened.status().message());
+    if (rejoin.contains(collection)) rejoin_[collection] = true;
     if (errors_[collection] != errors[collection]) {
       log::Error("replica cannot be opened",
                  {{"collection", collection}, {"error", errors[collection]}});
@@ -258,8 +260,9 @@ bool Sidecar::Reconcile() {
 }
 
 absl::StatusOr<std::shared_ptr<HostedReplica>> Sidecar::OpenReplica(
-    const storage::v1::AssignedReplica& assigned, Ordinal ordinal) {
+    const storage::v1::AssignedReplica& assigned, Ordinal ordinal, bool join_anew) {
   HostedReplica::Options options;
+  options.join_anew = join_anew;
   options.node = config_.node();
   options.instance = instance_;
   options.ordinal = ordinal;

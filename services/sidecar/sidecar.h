@@ -59,7 +59,7 @@ class Sidecar final : public Application,
   // One pass; true where something failed and is to be tried again soon.
   bool Reconcile();
   absl::StatusOr<std::shared_ptr<HostedReplica>> OpenReplica(
-      const storage::v1::AssignedReplica& assigned, Ordinal ordinal);
+      const storage::v1::AssignedReplica& assigned, Ordinal ordinal, bool join_anew);
 
   const config::v1::SidecarConfig config_;
   const std::shared_ptr<prometheus::Registry> metrics_;

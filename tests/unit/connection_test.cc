@@ -485,8 +485,10 @@ TEST(ConnectionTest, ImportHasTheTokenWithTheGateClosed) {
 TEST(ConnectionTest, ImportReleasesOnRecallWhatWasMadeByThen) {
   Driver d;
   d.In(input::JoinWantsToken{true}).Granted(1, 0);
-  d.In(input::LocalRecords{50});
   d.In(input::Recalled{Epoch(1)});
+  EXPECT_FALSE(d.Did<action::Release>());  // nobody would know that it has begun
+  d.In(input::LocalRecords{50});
+  d.In(input::JoinAllowsRecall{});
   EXPECT_FALSE(d.Did<action::Release>());
   d.In(input::LocalRecords{60});
   d.In(input::JournalConfirmed{50});

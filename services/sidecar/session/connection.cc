@@ -88,8 +88,12 @@ void Connection::On(const input::Joined&) {
 }
 
 void Connection::On(const input::JoinWantsToken& in) {
-  if (phase_ == Phase::kJoining) join_wants_token_ = in.wants;
+  if (phase_ != Phase::kJoining) return;
+  join_wants_token_ = in.wants;
+  join_allows_recall_ = false;
 }
+
+void Connection::On(const input::JoinAllowsRecall&) { join_allows_recall_ = true; }
 
 void Connection::On(const input::WritersWaiting&) {
   if (gate_open_ || wanted_) return;
@@ -170,7 +174,9 @@ void Connection::On(const input::RenewFailed& in) {
 void Connection::On(const input::ReleaseDone& in) {
   if (token_ != Token::kReleasing || in.epoch != epoch_) return;
   release_sent_ = false;
-  if ((IsUnreachable(in.status) || absl::IsDeadlineExceeded(in.status)) && lease_valid()) {
+  // A sidecar that stops leaves the token to its lease where the server is away.
+  if ((IsUnreachable(in.status) || absl::IsDeadlineExceeded(in.status)) && lease_valid() &&
+      !stopping_) {
     TokenServiceSilent();
     retry_at_ = now_ + kRetryRenew;
     return;
@@ -298,7 +304,8 @@ void Connection::AdvanceReach() {
 void Connection::AdvanceJoining() {
   switch (token_) {
     case Token::kNone:
-      if (join_wants_token_) TryAcquire();
+      // A token lost before it was of use is asked for again.
+      if (join_wants_token_ && !join_allows_recall_) TryAcquire();
       break;
     case Token::kGranted:
       if (!lease_valid()) break;
@@ -308,7 +315,7 @@ void Connection::AdvanceJoining() {
       Do(action::JoinGranted{epoch_, grant_head_});
       break;
     case Token::kHeld:
-      if (!recalled_ && join_wants_token_) break;
+      if (join_wants_token_ && !(recalled_ && join_allows_recall_)) break;
       // What the import makes from now on is appended under a later grant.
       token_ = Token::kConfirming;
       release_after_ = last_origin_;

@@ -44,6 +44,8 @@ struct Joined {};
 struct JoinWantsToken {
   bool wants = false;
 };
+// The import has made and confirmed what tells the other nodes that it has begun.
+struct JoinAllowsRecall {};
 // Updates are parked at the closed gate.
 struct WritersWaiting {};
 struct Granted {
@@ -111,11 +113,11 @@ struct Stop {};
 }  // namespace input
 
 using Input =
-    std::variant<input::Tick, input::Joined, input::JoinWantsToken, input::WritersWaiting,
-                 input::Granted, input::AcquireFailed, input::Recalled, input::RenewOk,
-                 input::RenewFailed, input::ReleaseDone, input::StaleEpoch, input::StreamDown,
-                 input::HeadSeen, input::CursorMoved, input::JournalConfirmed, input::LocalRecords,
-                 input::Flushed, input::Quiet, input::Broken, input::Stop>;
+    std::variant<input::Tick, input::Joined, input::JoinWantsToken, input::JoinAllowsRecall,
+                 input::WritersWaiting, input::Granted, input::AcquireFailed, input::Recalled,
+                 input::RenewOk, input::RenewFailed, input::ReleaseDone, input::StaleEpoch,
+                 input::StreamDown, input::HeadSeen, input::CursorMoved, input::JournalConfirmed,
+                 input::LocalRecords, input::Flushed, input::Quiet, input::Broken, input::Stop>;
 
 namespace action {
 // Answered by Granted or AcquireFailed.
@@ -232,6 +234,7 @@ class Connection {
   void On(const input::Tick&);
   void On(const input::Joined&);
   void On(const input::JoinWantsToken&);
+  void On(const input::JoinAllowsRecall&);
   void On(const input::WritersWaiting&);
   void On(const input::Granted&);
   void On(const input::AcquireFailed&);
@@ -290,6 +293,7 @@ class Connection {
   Phase phase_ = Phase::kJoining;
   bool stopping_ = false;
   bool join_wants_token_ = false;
+  bool join_allows_recall_ = false;
   absl::Status error_;
 
   Token token_ = Token::kNone;

@@ -131,11 +131,11 @@ absl::Status SaveAssignment(const std::string& data_dir,
   return ReplaceFile(data_dir, "assignment", text);
 }
 
-absl::Status MakeDirectories(const std::string& path) {
+absl::Status MakeDirectories(const std::string& path, mode_t mode) {
   for (size_t at = 1; at != std::string::npos;) {
     at = path.find('/', at);
     const std::string part = path.substr(0, at);
-    if (mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) return Errno("mkdir", part);
+    if (mkdir(part.c_str(), mode) != 0 && errno != EEXIST) return Errno("mkdir", part);
     if (at != std::string::npos) ++at;
   }
   struct stat st;

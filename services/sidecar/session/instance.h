@@ -4,6 +4,8 @@
 // with another uuid and so with another ordinal; ids and versions are never given twice.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 
 #include "absl/status/status.h"
@@ -19,7 +21,7 @@ absl::StatusOr<std::string> LoadOrMakeInstance(const std::string& data_dir);
 absl::StatusOr<storage::v1::Assignment> LoadAssignment(const std::string& data_dir);
 absl::Status SaveAssignment(const std::string& data_dir, const storage::v1::Assignment& assignment);
 
-// mkdir -p with mode 0700 for what it makes.
-absl::Status MakeDirectories(const std::string& path);
+// mkdir -p, with `mode` for what it makes.
+absl::Status MakeDirectories(const std::string& path, mode_t mode);
 
 }  // namespace intermezzo::sidecar

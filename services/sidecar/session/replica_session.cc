@@ -156,13 +156,7 @@ void ReplicaSession::Loop() {
 }
 
 void ReplicaSession::Refresh() {
-  if (const absl::Status failure = replica_.failure(); !failure.ok() && !fed_failure_) {
-    fed_failure_ = true;
-    Step(input::Broken{failure});
-  }
-  Step(input::CursorMoved{replica_.cursor()});
-  Step(input::LocalRecords{replica_.last_origin_seq()});
-  Step(input::JournalConfirmed{std::max(confirmed_.load(), replica_.confirmed_origin_seq())});
+  // First of all the contact: every step looks at the time, and would find the stream silent.
   const bool up = stream_up_.load();
   const int64_t at_ns = heard_at_ns_.load();
   if (!up && fed_stream_up_) Step(input::StreamDown{});
@@ -171,6 +165,13 @@ void ReplicaSession::Refresh() {
   }
   fed_stream_up_ = up;
   fed_heard_at_ns_ = at_ns;
+  if (const absl::Status failure = replica_.failure(); !failure.ok() && !fed_failure_) {
+    fed_failure_ = true;
+    Step(input::Broken{failure});
+  }
+  Step(input::CursorMoved{replica_.cursor()});
+  Step(input::LocalRecords{replica_.last_origin_seq()});
+  Step(input::JournalConfirmed{std::max(confirmed_.load(), replica_.confirmed_origin_seq())});
 }
 
 void ReplicaSession::Step(const Input& input) {
@@ -356,7 +357,11 @@ absl::Status ReplicaSession::ApplyOne(const record::v1::Entry& entry,
         absl::MutexLock lock(&mu_);
         if (version.ordinal() == replica_.options().ordinal) {
           own_applied_ = version.counter();
-          own_position_ = {Seq(entry.seq()), entry.chain(), last_foreign_};
+          own_position_ = {true, Seq(entry.seq()), entry.chain(), last_foreign_};
+          if (auto waiting = own_waiters_.find(own_applied_); waiting != own_waiters_.end()) {
+            for (OwnPosition* position : waiting->second) *position = own_position_;
+            own_waiters_.erase(waiting);
+          }
         } else {
           last_foreign_ = Seq(entry.seq());
         }
@@ -427,15 +432,27 @@ bool ReplicaSession::OnEnd(const absl::Status& status) {
 
 absl::StatusOr<ReplicaSession::OwnPosition> ReplicaSession::WaitOwnApplied(uint64_t origin_seq,
                                                                            absl::Duration timeout) {
+  absl::MutexLock lock(&mu_);
+  if (own_applied_ >= origin_seq) {
+    OwnPosition position = own_position_;
+    position.exact = own_applied_ == origin_seq;
+    return position;
+  }
+  // Filled in by the thread that applies it, because the next one may follow at once.
+  OwnPosition position;
+  own_waiters_[origin_seq].push_back(&position);
   auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return own_applied_ >= origin_seq || cancelled_.load();
   };
-  absl::MutexLock lock(&mu_);
-  if (!mu_.AwaitWithTimeout(absl::Condition(&there), timeout)) {
-    return absl::DeadlineExceededError("own records did not come back in time");
+  const bool in_time = mu_.AwaitWithTimeout(absl::Condition(&there), timeout);
+  if (position.exact) return position;
+  if (auto waiting = own_waiters_.find(origin_seq); waiting != own_waiters_.end()) {
+    std::erase(waiting->second, &position);
+    if (waiting->second.empty()) own_waiters_.erase(waiting);
   }
-  if (own_applied_ < origin_seq) return absl::CancelledError("the session stops");
-  return own_position_;
+  if (cancelled_.load()) return absl::CancelledError("the session stops");
+  if (!in_time) return absl::DeadlineExceededError("own records did not come back in time");
+  return position;
 }
 
 // ---- joining -----------------------------------------------------------------------------------
@@ -469,6 +486,8 @@ absl::StatusOr<Seq> ReplicaSession::AcquireToken() {
   if (!join_granted_) return absl::CancelledError("the session stops");
   return *join_granted_;
 }
+
+void ReplicaSession::AllowRecall() { Post(input::JoinAllowsRecall{}); }
 
 void ReplicaSession::ReleaseToken() { Post(input::JoinWantsToken{false}); }
 

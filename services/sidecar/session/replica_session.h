@@ -9,10 +9,12 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -35,9 +37,10 @@ class JoinContext {
  public:
   virtual ~JoinContext() = default;
   // The token without an open gate; what the local journal has and gets is appended under it. The
-  // journal's head at the grant. May be recalled at any time: what was not appended by then is
-  // appended after joining.
+  // journal's head at the grant.
   virtual absl::StatusOr<Seq> AcquireToken() = 0;
+  // From now on a recall is followed: what was not appended by then is appended after joining.
+  virtual void AllowRecall() = 0;
   virtual void ReleaseToken() = 0;
   // Waits until the journal has everything up to this local record.
   virtual absl::Status WaitConfirmed(uint64_t origin_seq) = 0;
@@ -105,9 +108,11 @@ class ReplicaSession final : public AppendStream::Handler,
   // Waits until `predicate` holds for the status; for tests and for those who wait for a state.
   bool WaitFor(const std::function<bool(const Status&)>& predicate, absl::Duration timeout) const;
 
-  // Where own records came back at: the seq and chain at which the record `origin_seq` (or a later
-  // one) was applied, for a snapshot whose view has it. CANCELLED when the session stops.
+  // Where the own record `origin_seq` came back, for a snapshot whose view has it. Waits for it.
+  // CANCELLED when the session stops.
   struct OwnPosition {
+    // False: a later own record came back by now, and seq and chain are of that one.
+    bool exact = false;
     Seq seq;
     std::string chain;
     // Last seq of another origin applied before it.
@@ -129,6 +134,7 @@ class ReplicaSession final : public AppendStream::Handler,
  private:
   // JoinContext
   absl::StatusOr<Seq> AcquireToken() override;
+  void AllowRecall() override;
   void ReleaseToken() override;
   absl::Status WaitConfirmed(uint64_t origin_seq) override;
   void Progress(uint64_t objects, uint64_t total) override;
@@ -198,7 +204,8 @@ class ReplicaSession final : public AppendStream::Handler,
   Status status_ ABSL_GUARDED_BY(mu_);
   std::optional<Seq> join_granted_ ABSL_GUARDED_BY(mu_);
   uint64_t own_applied_ ABSL_GUARDED_BY(mu_) = 0;  // last own origin seq that came back
-  OwnPosition own_position_ ABSL_GUARDED_BY(mu_);
+  OwnPosition own_position_ ABSL_GUARDED_BY(mu_);  // of that one
+  std::map<uint64_t, std::vector<OwnPosition*>> own_waiters_ ABSL_GUARDED_BY(mu_);
   Seq last_foreign_ ABSL_GUARDED_BY(mu_);
 
   std::unique_ptr<JobThread> jobs_;

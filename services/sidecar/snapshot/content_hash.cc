@@ -43,38 +43,48 @@ class Hasher {
 
 }  // namespace
 
-absl::Status ForEachData(
-    int fd, uint64_t size, size_t piece,
-    const std::function<absl::Status(uint64_t offset, std::string_view)>& data) {
-  std::string buffer;
-  uint64_t at = 0;
-  while (at < size) {
+absl::Status ForEachRange(
+    int fd, uint64_t size,
+    const std::function<absl::Status(uint64_t offset, uint64_t length)>& range) {
+  for (uint64_t at = 0; at < size;) {
     uint64_t end = size;
     if (const off_t begin = lseek(fd, static_cast<off_t>(at), SEEK_DATA); begin >= 0) {
       at = static_cast<uint64_t>(begin);
+      if (at >= size) break;
       if (const off_t hole = lseek(fd, begin, SEEK_HOLE); hole > begin) {
         end = std::min(end, static_cast<uint64_t>(hole));
       }
     } else if (errno == ENXIO) {
-      return absl::OkStatus();  // only a hole is left
+      break;  // only a hole is left
     } else if (errno != EINVAL && errno != EOPNOTSUPP) {
       return StatusFromErrno(errno, "lseek");
     }
-    while (at < end) {
+    if (absl::Status status = range(at, end - at); !status.ok()) return status;
+    at = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ForEachData(
+    int fd, uint64_t size, size_t piece,
+    const std::function<absl::Status(uint64_t offset, std::string_view)>& data) {
+  std::string buffer;
+  return ForEachRange(fd, size, [&](uint64_t at, uint64_t length) -> absl::Status {
+    for (const uint64_t end = at + length; at < end;) {
       buffer.resize(std::min<uint64_t>(piece, end - at));
       const ssize_t n = pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(at));
       if (n < 0) {
         if (errno == EINTR) continue;
         return StatusFromErrno(errno, "pread");
       }
-      if (n == 0) return absl::OkStatus();  // it was truncated meanwhile
+      if (n == 0) break;  // it was truncated meanwhile
       if (absl::Status status = data(at, {buffer.data(), static_cast<size_t>(n)}); !status.ok()) {
         return status;
       }
       at += n;
     }
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 absl::StatusOr<ContentDigest> DigestContent(int fd, uint64_t size) {

@@ -11,6 +11,11 @@
 
 namespace intermezzo::sidecar {
 
+// Calls `range` with each data range of the open file, in order, up to `size`.
+absl::Status ForEachRange(
+    int fd, uint64_t size,
+    const std::function<absl::Status(uint64_t offset, uint64_t length)>& range);
+
 // Calls `data` with each range of the open file that is not a hole, in order, in pieces of at most
 // `piece` bytes, until the file's end as it is at the call. A file system without SEEK_DATA gives
 // one range. `data` may end the walk with an error.
