@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -127,7 +128,7 @@ int InChild(const std::function<int()>& work, uid_t uid, gid_t gid,
   fflush(nullptr);
   const pid_t pid = fork();
   if (pid == 0) {
-    alarm(0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (uid != 0 || gid != 0) {
       if (setgroups(groups.size(), groups.data()) != 0 || setresgid(gid, gid, gid) != 0 ||
           setresuid(uid, uid, uid) != 0) {

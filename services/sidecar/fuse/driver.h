@@ -138,7 +138,7 @@ class FuseDriver : public KernelCache {
   int DoLink(ObjectId object, ObjectId parent, const std::string& name, fuse_entry_param& entry);
   int DoRemove(ObjectId parent, const std::string& name, bool directory);
   int DoRename(ObjectId parent, const std::string& name, ObjectId new_parent,
-               const std::string& new_name, unsigned flags);
+               const std::string& new_name, unsigned flags, const Caller& caller);
   // The object that has a name now, pinned because it may lose its last one; null: unknown.
   InodePtr PinVictim(ObjectId parent, const std::string& name)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(replica_->update_lock());

@@ -46,7 +46,7 @@ int FuseDriver::MakeObject(ObjectId parent, const std::string& name, const Calle
   } else if (caller.uid != 0) {
     // chown drops set-id bits of files.
     if (fchownat(at, name.c_str(), caller.uid, -1, AT_SYMLINK_NOFOLLOW) != 0 ||
-        (S_ISREG(st.st_mode) && (st.st_mode & kSetIds) != 0 &&
+        (!S_ISDIR(st.st_mode) && !S_ISLNK(st.st_mode) && (st.st_mode & kSetIds) != 0 &&
          fchmodat(at, name.c_str(), st.st_mode & 07777, 0) != 0) ||
         fstatat(at, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
       error = errno;
@@ -124,7 +124,6 @@ void FuseDriver::Create(fuse_req_t req, fuse_ino_t parent, const char* name, mod
            }
            info.fh = 0;
            info.keep_cache = 1;
-           info.noflush = !options_.answer_opens;
            if (fuse_reply_create(req, &entry, &info) == -ENOENT) {
              inodes_.Forget(ObjectId(entry.ino), 1);
            }
@@ -208,7 +207,7 @@ void FuseDriver::Remove(fuse_req_t req, fuse_ino_t parent, const char* name, boo
 }
 
 int FuseDriver::DoRename(ObjectId parent, const std::string& name, ObjectId new_parent,
-                         const std::string& new_name, unsigned flags) {
+                         const std::string& new_name, unsigned flags, const Caller& caller) {
   InodePtr from = inodes_.Get(parent);
   InodePtr to = inodes_.Get(new_parent);
   if (from == nullptr || to == nullptr) return ESTALE;
@@ -236,8 +235,19 @@ int FuseDriver::DoRename(ObjectId parent, const std::string& name, ObjectId new_
     victim = PinVictim(new_parent, new_name);
   }
   int error = 0;
-  if (renameat2(from_at, name.c_str(), to_at, new_name.c_str(), flags) != 0) {
-    error = errno;
+  {
+    CreatorScope scope(caller.gid, caller.umask);  // a whiteout is made for the caller
+    if (renameat2(from_at, name.c_str(), to_at, new_name.c_str(), flags) != 0) error = errno;
+  }
+  if (error == 0 && (flags & RENAME_WHITEOUT) != 0 && caller.uid != 0) {
+    fchownat(from_at, name.c_str(), caller.uid, -1, AT_SYMLINK_NOFOLLOW);
+  }
+  if (error != 0) {
+    // ext4 makes the whiteout first: its directory keeps a new time also where the rename fails.
+    if ((flags & RENAME_WHITEOUT) != 0 &&
+        Captured(replica_->AttributesSet(parent, from_at, false), "rename") != 0) {
+      error = EIO;
+    }
   } else if (moved && target && moved->object() == target->object()) {
     // Two names of one object: rename does nothing, by POSIX, and succeeds.
   } else {
@@ -257,9 +267,10 @@ void FuseDriver::Rename(fuse_req_t req, fuse_ino_t parent, const char* name, fus
     }
   }
   Update(req, std::move(locked),
-         [=, this, name = std::string(name), new_name = std::string(new_name)] {
-           fuse_reply_err(req,
-                          DoRename(ObjectId(parent), name, ObjectId(new_parent), new_name, flags));
+         [=, this, name = std::string(name), new_name = std::string(new_name),
+          caller = CallerOf(req)] {
+           fuse_reply_err(req, DoRename(ObjectId(parent), name, ObjectId(new_parent), new_name,
+                                        flags, caller));
          });
 }
 
