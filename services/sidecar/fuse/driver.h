@@ -56,6 +56,7 @@ class FuseDriver : public KernelCache {
   int DropEntry(ObjectId parent, const std::string& name) override;
   int DropAttributes(ObjectId object) override;
   int DropPages(ObjectId object, int64_t offset, int64_t length) override;
+  bool MayArrive(ObjectId object) override { return inodes_.KnownToKernel(object); }
   bool CanDropAllEntries() const override;
   int DropAllEntries() override;
 

@@ -63,6 +63,14 @@ int FuseDriver::LookupEntry(Inode& parent, const char* name, fuse_entry_param& e
       continue;
     }
     FillEntry(object, st, entry);
+    // Attributes as they are now that the object counts as known to the kernel: a record that is
+    // applied from here on invalidates them, also while the answer is on its way (Invalidator).
+    if (fstatat((*fd)->get(), name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        st.st_ino == entry.attr.st_ino) {
+      entry.attr = st;
+    } else {
+      entry.attr_timeout = 0;  // it was moved or replaced meanwhile
+    }
     return 0;
   }
   log::Error("lower directory was changed behind our back",

@@ -58,6 +58,12 @@ InodePtr InodeTable::Remember(ObjectId id, uint64_t lower_ino) {
   return slot;
 }
 
+bool InodeTable::KnownToKernel(ObjectId id) {
+  absl::MutexLock lock(&mu_);
+  auto it = inodes_.find(id.value());
+  return it != inodes_.end() && it->second->lookups > 0;
+}
+
 void InodeTable::Forget(ObjectId id, uint64_t count) {
   InodePtr gone;
   FdPtr fds[Inode::kSlots + 1];  // closed after the lock is released

@@ -62,6 +62,8 @@ class InodeTable {
   InodePtr Find(ObjectId id);
   // Counts one lookup by the kernel, making the inode if it is new.
   InodePtr Remember(ObjectId id, uint64_t lower_ino);
+  // True where the kernel was told of the object (perhaps just now) and has not forgotten it.
+  bool KnownToKernel(ObjectId id);
   // The kernel drops `count` lookups.
   void Forget(ObjectId id, uint64_t count);
 

@@ -1,12 +1,20 @@
 #include "services/sidecar/fuse/invalidator.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <limits>
+#include <string>
 #include <utility>
+
+#include "absl/time/clock.h"
+#include "services/common/log/log.h"
 
 namespace intermezzo::sidecar {
 namespace {
 constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+// For an answer on its way into the kernel: it waits for the caller's thread to be scheduled.
+constexpr absl::Duration kTryAfter = absl::Milliseconds(1);
+constexpr int kMostTries = 30'000;
 }  // namespace
 
 Invalidator::Invalidator(KernelCache* kernel, Limits limits) : kernel_(kernel), limits_(limits) {}
@@ -35,6 +43,7 @@ void Invalidator::Stop() {
   slow_.clear();
   slow_order_.clear();
   names_ = 0;
+  late_ = 0;
   drop_all_ = false;
 }
 
@@ -106,17 +115,42 @@ void Invalidator::Release(const std::vector<uint64_t>& objects) {
   }
 }
 
+void Invalidator::TryLater(uint64_t id, Work work) {
+  if (!kernel_->MayArrive(ObjectId(id))) return;
+  if (++work.tries > kMostTries) {
+    log::Warning("the kernel does not take an object in that it was told of",
+                 {{"object", std::to_string(id)}});
+    return;
+  }
+  absl::MutexLock lock(&mu_);
+  if (stopping_) return;
+  Work* queued = SlowWork(id);
+  if (queued->due == absl::InfinitePast()) ++late_;
+  queued->due = absl::Now() + kTryAfter;
+  queued->tries = std::max(queued->tries, work.tries);
+  queued->attributes = queued->attributes || work.attributes;
+  if (!work.pages) return;
+  queued->begin = queued->pages ? std::min(queued->begin, work.begin) : work.begin;
+  queued->end = queued->pages ? std::max(queued->end, work.end) : work.end;
+  queued->pages = true;
+}
+
 bool Invalidator::SlowReady() const {
+  const absl::Time now = late_ == 0 ? absl::InfiniteFuture() : absl::Now();
   for (uint64_t id : slow_order_) {
-    if (!held_.contains(id) && !slow_busy_.contains(id)) return true;
+    if (!held_.contains(id) && !slow_busy_.contains(id) && slow_.at(id).due <= now) return true;
   }
   return false;
 }
 
 uint64_t Invalidator::NextSlow() {
+  const absl::Time now = late_ == 0 ? absl::InfiniteFuture() : absl::Now();
   for (auto it = slow_order_.begin(); it != slow_order_.end(); ++it) {
     if (held_.contains(*it) || slow_busy_.contains(*it)) continue;
     uint64_t id = *it;
+    const absl::Time due = slow_.at(id).due;
+    if (due > now) continue;
+    if (due != absl::InfinitePast()) --late_;
     slow_order_.erase(it);
     return id;
   }
@@ -144,11 +178,17 @@ void Invalidator::QuickLane() {
     quick_busy_ = true;
     mu_.Unlock();
     if (all) kernel_->DropAllEntries();
+    Work work;
+    int result = 0;
     if (directory) {
-      kernel_->DropPages(ObjectId(id), 0, 0);
+      work.pages = true;
+      work.end = kAll;
+      result = kernel_->DropPages(ObjectId(id), 0, 0);
     } else if (id != 0) {
-      kernel_->DropAttributes(ObjectId(id));
+      work.attributes = true;
+      result = kernel_->DropAttributes(ObjectId(id));
     }
+    if (result == -ENOENT) TryLater(id, std::move(work));
     mu_.Lock();
     quick_busy_ = false;
   }
@@ -157,29 +197,39 @@ void Invalidator::QuickLane() {
 void Invalidator::SlowLane() {
   absl::MutexLock lock(&mu_);
   while (true) {
-    mu_.Await(absl::Condition(
-        +[](Invalidator* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) {
-          return self->stopping_ || self->SlowReady();
-        },
-        this));
+    const bool ready =
+        mu_.AwaitWithTimeout(absl::Condition(
+                                 +[](Invalidator* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) {
+                                   return self->stopping_ || self->SlowReady();
+                                 },
+                                 this),
+                             late_ == 0 ? absl::Seconds(1) : kTryAfter);
     if (stopping_) return;
+    if (!ready) continue;
     const uint64_t id = NextSlow();
+    if (id == 0) continue;
     Work work = std::move(slow_[id]);
     slow_.erase(id);
     names_ -= std::min(names_, work.names.size());
     slow_busy_.insert(id);
     mu_.Unlock();
+    int result = 0;
     if (work.pages) {
-      kernel_->DropPages(ObjectId(id), work.begin, work.end == kAll ? 0 : work.end - work.begin);
+      result = kernel_->DropPages(ObjectId(id), work.begin,
+                                  work.end == kAll ? 0 : work.end - work.begin);
+    } else if (work.attributes) {
+      result = kernel_->DropAttributes(ObjectId(id));
     }
     for (const std::string& name : work.names) kernel_->DropEntry(ObjectId(id), name);
+    if (result == -ENOENT) TryLater(id, std::move(work));
     mu_.Lock();
     slow_busy_.erase(id);
   }
 }
 
 bool Invalidator::Idle() const {
-  return !drop_all_ && quick_order_.empty() && !quick_busy_ && slow_busy_.empty() && !SlowReady();
+  return !drop_all_ && quick_order_.empty() && !quick_busy_ && slow_busy_.empty() && late_ == 0 &&
+         !SlowReady();
 }
 
 bool Invalidator::WaitIdle(absl::Duration timeout) {

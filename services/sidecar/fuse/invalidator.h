@@ -7,6 +7,10 @@
 // lane only what never blocks (attributes, directory listings), the slow lane, with several
 // threads, entries and pages. README.md beside this file has the reasoning.
 //
+// An answer to a lookup holds attributes that may be stale by the time the kernel reads it. Until
+// then the kernel does not know the object, and has nothing to drop; so where it says so of an
+// object that it was told of and has not forgotten, the telling is tried again a little later.
+//
 // Bounded: equal work is merged; over `max_ranges` objects with ranges their ranges become "all";
 // over `max_names` names all names are forgotten in favour of one call that drops every name
 // (kernels from 6.16), or kept where the kernel has no such call.
@@ -37,6 +41,9 @@ class KernelCache {
   // Attributes and pages; length 0: to the end. A directory's pages are its cached listing.
   virtual int DropPages(ObjectId object, int64_t offset, int64_t length) = 0;
   // Every name there is.
+  // True while the kernel may have an answer of ours on its way in that makes the object known to
+  // it: then "not cached" is not the last word.
+  virtual bool MayArrive(ObjectId object) { return false; }
   virtual bool CanDropAllEntries() const = 0;
   virtual int DropAllEntries() = 0;
 };
@@ -67,7 +74,10 @@ class Invalidator {
  private:
   struct Work {
     bool queued = false;
+    bool attributes = false;
     bool pages = false;
+    int tries = 0;                          // that found the object on its way in
+    absl::Time due = absl::InfinitePast();  // not before
     int64_t begin = 0;
     int64_t end = 0;  // INT64_MAX: all
     std::vector<std::string> names;
@@ -78,6 +88,8 @@ class Invalidator {
   void SlowLane();
   Work* SlowWork(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AddQuick(uint64_t id, bool directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Queues what the kernel did not know yet once more.
+  void TryLater(uint64_t id, Work work) ABSL_LOCKS_EXCLUDED(mu_);
   // First queued object that is neither held nor in work; 0 where there is none.
   uint64_t NextSlow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool SlowReady() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -97,6 +109,7 @@ class Invalidator {
   absl::flat_hash_set<uint64_t> slow_busy_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<uint64_t, int> held_ ABSL_GUARDED_BY(mu_);
   size_t names_ ABSL_GUARDED_BY(mu_) = 0;
+  int late_ ABSL_GUARDED_BY(mu_) = 0;  // objects of slow_ with a due time
   std::vector<std::thread> threads_;
 };
 
