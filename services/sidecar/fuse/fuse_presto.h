@@ -34,7 +34,7 @@ struct FuseOptions {
   // Cached descriptors of lower files; 0: derived from RLIMIT_NOFILE.
   size_t max_open_files = 0;
   // Where metrics go; may be null.
-  std::shared_ptr<prometheus::Registry> metrics;
+  std::shared_ptr<prometheus::Registry> metrics = {};
 };
 
 class FusePresto : public Presto {
