@@ -1,6 +1,7 @@
 // A node's database whose commits can be made to fail, as a full disk or a crash makes them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -11,8 +12,10 @@ namespace intermezzo::tests {
 class FaultyNodeDb : public sidecar::NodeDb {
  public:
   // While `*failure` is an error, Commit returns it and writes nothing. Not owned.
-  FaultyNodeDb(std::unique_ptr<NodeDb> inner, const absl::Status* failure)
-      : inner_(std::move(inner)), failure_(failure) {}
+  // `before_commit` is called before each where it is set. Neither is owned.
+  FaultyNodeDb(std::unique_ptr<NodeDb> inner, const absl::Status* failure,
+               const std::function<void()>* before_commit)
+      : inner_(std::move(inner)), failure_(failure), before_commit_(before_commit) {}
 
   std::optional<storage::v1::ObjectRow> Object(ObjectId id) const override {
     return inner_->Object(id);
@@ -36,6 +39,7 @@ class FaultyNodeDb : public sidecar::NodeDb {
   }
   std::unique_ptr<Batch> NewBatch() const override { return inner_->NewBatch(); }
   absl::Status Commit(std::unique_ptr<Batch> batch, bool sync) override {
+    if (*before_commit_) (*before_commit_)();
     if (!failure_->ok()) return *failure_;
     return inner_->Commit(std::move(batch), sync);
   }
@@ -45,6 +49,7 @@ class FaultyNodeDb : public sidecar::NodeDb {
  private:
   const std::unique_ptr<NodeDb> inner_;
   const absl::Status* const failure_;
+  const std::function<void()>* const before_commit_;
 };
 
 }  // namespace intermezzo::tests

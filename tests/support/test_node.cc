@@ -65,8 +65,9 @@ absl::StatusOr<std::unique_ptr<Replica>> TestNode::TryOpen(Replica::Options opti
   if (!lower.ok()) return lower.status();
   auto db = sidecar::NodeDb::Open(db_path());
   if (!db.ok()) return db.status();
-  return Replica::Open(std::move(options), *std::move(lower),
-                       std::make_unique<FaultyNodeDb>(*std::move(db), &commit_failure_));
+  return Replica::Open(
+      std::move(options), *std::move(lower),
+      std::make_unique<FaultyNodeDb>(*std::move(db), &commit_failure_, &before_commit_));
 }
 
 void TestNode::Reopen() {

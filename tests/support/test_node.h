@@ -26,6 +26,8 @@ class TestNode {
   std::string Path(const std::string& path) const { return lower_path_ + "/" + path; }
   // While this is an error, commits fail with it and write nothing.
   absl::Status& commit_failure() { return commit_failure_; }
+  // Called before every commit, where it is set.
+  std::function<void()>& before_commit() { return before_commit_; }
   // Stops the replica and opens it again.
   void Reopen();
   void Close() { replica_.reset(); }
@@ -65,6 +67,7 @@ class TestNode {
   const TempDir dir_;
   const std::string lower_path_;
   absl::Status commit_failure_;
+  std::function<void()> before_commit_;
   std::unique_ptr<sidecar::Replica> replica_;
 };
 

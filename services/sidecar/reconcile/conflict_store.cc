@@ -56,8 +56,8 @@ absl::Status CopyData(int from, int to, off_t size) {
     if (hole < 0 || hole > size) hole = size;
     while (data < hole) {
       off_t out = data;
-      const ssize_t n = copy_file_range(from, &data, to, &out,
-                                        std::min<size_t>(kCopyPiece, hole - data), 0);
+      const ssize_t n =
+          copy_file_range(from, &data, to, &out, std::min<size_t>(kCopyPiece, hole - data), 0);
       if (n < 0) return Failed("copying a local version");
       if (n == 0) return absl::OkStatus();  // it became shorter
     }
@@ -108,6 +108,14 @@ absl::Status ConflictStore::KeepLocalVersion(ObjectId object, int fd) {
 
 bool ConflictStore::HasLocalVersion(ObjectId object) const {
   return access(LocalPath(object).c_str(), F_OK) == 0;
+}
+
+absl::Status ConflictStore::DropLocalVersions() {
+  std::error_code error;
+  std::filesystem::remove_all(dir_ + "/local", error);
+  if (!error) std::filesystem::create_directories(dir_ + "/local", error);
+  if (error) return StatusFromErrno(error.value(), "conflict store: dropping local versions");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<record::v1::CreateOp> ConflictStore::LocalAttributes(ObjectId object) const {

@@ -31,6 +31,8 @@ class ConflictStore {
   // object that is there already stays. RESOURCE_EXHAUSTED: disk full.
   absl::Status KeepLocalVersion(ObjectId object, int fd);
   bool HasLocalVersion(ObjectId object) const;
+  // Those of an earlier reconciliation, which are in the tree by now.
+  absl::Status DropLocalVersions();
   // The kept version: NOT_FOUND where there is none.
   absl::StatusOr<record::v1::CreateOp> LocalAttributes(ObjectId object) const;
   absl::StatusOr<UniqueFd> OpenLocalVersion(ObjectId object) const;

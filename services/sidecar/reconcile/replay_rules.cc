@@ -53,8 +53,7 @@ ReplayDecision ReplayRules::Decide(const Record& queued) {
       return ChangeAttributes(queued, queued.set_attributes().object(),
                               queued.set_attributes().attributes());
     case Record::kSetXattr:
-      return ChangeAttributes(queued, queued.set_xattr().object(),
-                              queued.set_xattr().attributes());
+      return ChangeAttributes(queued, queued.set_xattr().object(), queued.set_xattr().attributes());
     case Record::kRemoveXattr:
       return ChangeAttributes(queued, queued.remove_xattr().object(),
                               queued.remove_xattr().attributes());
@@ -71,17 +70,25 @@ uint64_t ReplayRules::Map(uint64_t object) const {
   return it == maps_.objects.end() ? object : it->second;
 }
 
+uint64_t ReplayRules::Named(uint64_t object) const {
+  // A copy took the content; the names stay those of the object where it is still there.
+  return Object(object) ? object : Map(object);
+}
+
+void ReplayRules::Vacate(uint64_t directory, const std::string& name, ReplayDecision& decision) {
+  auto it = maps_.names.find({directory, name});
+  if (it == maps_.names.end()) return;
+  it->second = name;
+  decision.learned.names[{directory, name}] = name;
+}
+
 std::string ReplayRules::Map(uint64_t directory, const std::string& name) const {
   auto it = maps_.names.find({directory, name});
   return it == maps_.names.end() ? name : it->second;
 }
 
 std::optional<ReplayRules::Row> ReplayRules::Object(uint64_t id) const {
-  if (auto it = planned_objects_.find(id); it != planned_objects_.end()) {
-    Row row;
-    row.set_kind(it->second);
-    return row;
-  }
+  if (auto it = planned_objects_.find(id); it != planned_objects_.end()) return it->second;
   return context_.db->Object(ObjectId(id));
 }
 
@@ -127,8 +134,8 @@ bool ReplayRules::IsBelow(uint64_t directory, uint64_t above) const {
 std::string ReplayRules::ConflictName(const Record& queued, uint64_t directory,
                                       const std::string& name) const {
   for (int attempt = 0;; ++attempt) {
-    std::string suffix = absl::StrCat(".conflict-", context_.node.str(), "-",
-                                      Version(queued.version()).counter());
+    std::string suffix =
+        absl::StrCat(".conflict-", context_.node.str(), "-", Version(queued.version()).counter());
     if (attempt > 0) absl::StrAppend(&suffix, "-", attempt);
     std::string candidate = absl::StrCat(name.substr(0, kLongestName - suffix.size()), suffix);
     if (!Entry(directory, candidate)) return candidate;
@@ -139,11 +146,7 @@ std::string ReplayRules::FreeName(const Record& queued, uint64_t queued_director
                                   uint64_t directory, const std::string& name,
                                   ReplayDecision& decision) {
   if (!Entry(directory, name)) {
-    // A name that once meant another one means itself again.
-    if (maps_.names.contains({queued_directory, name})) {
-      maps_.names[{queued_directory, name}] = name;
-      decision.learned.names[{queued_directory, name}] = name;
-    }
+    Vacate(queued_directory, name, decision);  // it means itself again
     return name;
   }
   std::string other = ConflictName(queued, directory, name);
@@ -182,7 +185,10 @@ uint64_t ReplayRules::Directory(const Record& queued, uint64_t directory,
   *op.mutable_attributes()->mutable_mtime() = queued.time();
   *op.mutable_parent_mtime() = queued.time();
   planned_names_[{parent, op.name()}] = op.object();
-  planned_objects_[op.object()] = OBJECT_KIND_DIRECTORY;
+  Row& planned = planned_objects_[op.object()];
+  planned.set_kind(OBJECT_KIND_DIRECTORY);
+  planned.add_links()->set_parent(parent);
+  planned.mutable_links(0)->set_name(op.name());
   LearnObject(directory, op.object(), decision);
   decision.conflict = "remove/update";
   decision.outcome = absl::StrCat("its directory came back as ", op.name());
@@ -241,7 +247,7 @@ ReplayDecision ReplayRules::Create(const Record& queued) {
 
 ReplayDecision ReplayRules::Link(const Record& queued) {
   ReplayDecision decision;
-  const uint64_t object = Map(queued.link().object());
+  const uint64_t object = Named(queued.link().object());
   if (!Object(object)) {
     decision.conflict = "update/remove";
     KeepLocalVersion(queued, queued.link().object(), decision);
@@ -267,7 +273,7 @@ ReplayDecision ReplayRules::Remove(const Record& queued) {
   auto& op = *step.record.mutable_remove();
   op.set_parent(Map(wanted.parent()));
   op.set_name(Map(wanted.parent(), wanted.name()));
-  op.set_object(Map(wanted.object()));
+  op.set_object(Named(wanted.object()));
   const auto entry = Entry(op.parent(), op.name());
   if (!entry) return {};  // gone on both sides
   const auto row = Object(op.object());
@@ -278,15 +284,16 @@ ReplayDecision ReplayRules::Remove(const Record& queued) {
     return Given("remove/update", "the name was made anew on the server and stays");
   }
   op.set_last(row->kind() == OBJECT_KIND_DIRECTORY || row->links_size() == 1);
-  if (op.last() && (!Holds(queued, ASPECT_DATA, wanted.object(), "", row->data_version()) ||
-                    !Holds(queued, ASPECT_ATTRIBUTES, wanted.object(), "",
-                           row->attributes_version()))) {
+  if (op.last() &&
+      (!Holds(queued, ASPECT_DATA, wanted.object(), "", row->data_version()) ||
+       !Holds(queued, ASPECT_ATTRIBUTES, wanted.object(), "", row->attributes_version()))) {
     return Given("remove/update", "it was changed on the server and stays");
   }
   if (op.directory() && context_.db->HasEntries(ObjectId(op.object()))) {
     return Given("rmdir", "the directory is not empty on the server and stays");
   }
   ReplayDecision decision;
+  Vacate(wanted.parent(), wanted.name(), decision);
   decision.steps.push_back(std::move(step));
   return decision;
 }
@@ -297,7 +304,7 @@ ReplayDecision ReplayRules::Rename(const Record& queued) {
   ReplayStep step;
   step.record.mutable_rename()->CopyFrom(wanted);
   auto& op = *step.record.mutable_rename();
-  op.set_object(Map(wanted.object()));
+  op.set_object(Named(wanted.object()));
   op.set_from_parent(Map(wanted.from_parent()));
   op.set_from_name(Map(wanted.from_parent(), wanted.from_name()));
   const auto row = Object(op.object());
@@ -316,25 +323,27 @@ ReplayDecision ReplayRules::Rename(const Record& queued) {
     return Given("rename cycle", "the server's place stays");
   }
   op.set_to_name(Map(wanted.to_parent(), wanted.to_name()));
+  if (op.to_parent() == op.from_parent() && op.to_name() == op.from_name()) return decision;
   const auto target = Entry(op.to_parent(), op.to_name());
   if (wanted.exchange()) {
-    const bool same = target && target->object() == Map(wanted.replaced()) &&
-                      Holds(queued, ASPECT_ENTRY, wanted.to_parent(), wanted.to_name(),
-                            target->version());
+    const bool same =
+        target && target->object() == Named(wanted.replaced()) && target->object() != op.object() &&
+        !IsBelow(op.from_parent(), target->object()) &&
+        Holds(queued, ASPECT_ENTRY, wanted.to_parent(), wanted.to_name(), target->version());
     if (!same) return Given("rename/rename", "the exchange is left out");
     op.set_replaced(target->object());
     decision.steps.push_back(std::move(step));
     return decision;
   }
-  if (wanted.whiteout() != 0) op.set_whiteout(context_.new_object().value());
   op.set_replaced(0);
   op.set_replaced_last(false);
   if (target) {
     const auto victim = Object(target->object());
-    const bool last = victim && (victim->kind() == OBJECT_KIND_DIRECTORY ||
-                                 victim->links_size() == 1);
+    const bool last =
+        victim && (victim->kind() == OBJECT_KIND_DIRECTORY || victim->links_size() == 1);
     const bool same =
-        victim && wanted.replaced() != 0 && target->object() == Map(wanted.replaced()) &&
+        victim && wanted.replaced() != 0 && target->object() == Named(wanted.replaced()) &&
+        target->object() != op.object() &&
         Holds(queued, ASPECT_ENTRY, wanted.to_parent(), wanted.to_name(), target->version()) &&
         (!last ||
          (Holds(queued, ASPECT_DATA, wanted.replaced(), "", victim->data_version()) &&
@@ -347,10 +356,10 @@ ReplayDecision ReplayRules::Rename(const Record& queued) {
     } else {
       op.set_to_name(
           FreeName(queued, wanted.to_parent(), op.to_parent(), wanted.to_name(), decision));
-      if (Entry(op.to_parent(), op.to_name())) return Given("name/name", "the server's place stays");
       if (wanted.replaced() != 0) decision.conflict = "overwritten rename target";
     }
   }
+  Vacate(wanted.from_parent(), wanted.from_name(), decision);
   decision.steps.push_back(std::move(step));
   return decision;
 }

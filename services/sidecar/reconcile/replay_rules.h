@@ -33,7 +33,8 @@ struct ReplayStep {
   enum class Data {
     kNone,          // the op says all
     kQueued,        // the payload is the queued record's
-    kLocalVersion,  // a create: attributes and content are `local_version_of`'s in the conflict store
+    kLocalVersion,  // a create: attributes and content are `local_version_of`'s in the conflict
+                    // store
   };
   // Only the op is set.
   record::v1::Record record;
@@ -87,7 +88,9 @@ class ReplayRules {
   ReplayDecision ChangeAttributes(const record::v1::Record& queued, uint64_t object,
                                   const record::v1::Attributes& wanted);
 
+  // What has the object's content now, and what has its names.
   uint64_t Map(uint64_t object) const;
+  uint64_t Named(uint64_t object) const;
   std::string Map(uint64_t directory, const std::string& name) const;
   std::optional<Row> Object(uint64_t id) const;
   std::optional<storage::v1::EntryRow> Entry(uint64_t directory, const std::string& name) const;
@@ -108,13 +111,15 @@ class ReplayRules {
   // The local version of `object` under a conflict name in its old place, or at (directory, name).
   void KeepLocalVersion(const record::v1::Record& queued, uint64_t object,
                         ReplayDecision& decision);
+  // (directory, name) of the queue is free again: it means itself.
+  void Vacate(uint64_t directory, const std::string& name, ReplayDecision& decision);
   void LearnObject(uint64_t from, uint64_t to, ReplayDecision& decision);
 
   const Context context_;
   ReplayMaps maps_;
   // Made by the steps of the present decision, not yet in the table: (directory, name), objects.
   std::map<std::pair<uint64_t, std::string>, uint64_t> planned_names_;
-  std::map<uint64_t, record::v1::ObjectKind> planned_objects_;
+  std::map<uint64_t, Row> planned_objects_;
 };
 
 }  // namespace intermezzo::sidecar

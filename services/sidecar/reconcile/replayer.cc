@@ -9,7 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "services/common/log/log.h"
 #include "services/common/record/codec.h"
 #include "services/common/status/errno.h"
@@ -76,6 +78,7 @@ absl::Status Replayer::Run() {
   };
   ReplayRules rules(std::move(context), LoadMaps(db));
   const uint64_t through = db.State().replay_through();
+  if (absl::Status status = ResumeCopy(through); !status.ok()) return status;
   uint64_t after = 0;
   for (;;) {
     const auto queued = db.ReadLocal(after, 1, 1);
@@ -100,7 +103,7 @@ absl::Status Replayer::Replay(ReplayRules& rules, uint64_t origin_seq,
     row.set_outcome(decision.outcome);
     *row.mutable_record() = entry;
     if (absl::Status status = store_.Log(origin_seq, row); !status.ok()) return status;
-    ++conflicts_;
+    if (conflict_) conflict_(decision.conflict);
     log::Warning("conflict", {{"collection", replica_.options().collection.str()},
                               {"kind", decision.conflict},
                               {"record", Describe(*record)},
@@ -126,9 +129,14 @@ absl::Status Replayer::Replay(ReplayRules& rules, uint64_t origin_seq,
         Learn(decision.learned, db, batch);
       }
     };
+    auto made = [&](NodeDb::Batch& batch) { Learn(decision.learned, db, batch); };
+    auto copied = [&](NodeDb::Batch& batch) {
+      batch.RemoveNote(kCopyingNote);
+      batch.DropLocal(origin_seq);
+    };
     absl::Status status =
-        step.data == ReplayStep::Data::kLocalVersion
-            ? CopyLocalVersion(step.local_version_of, std::move(step.record), rider)
+        step.data == ReplayStep::Data::kLocalVersion  // always the last step
+            ? CopyLocalVersion(step.local_version_of, std::move(step.record), made, copied)
             : replica_.MakeUpdate(std::move(step.record),
                                   step.data == ReplayStep::Data::kQueued ? *payload : "", rider);
     if (!status.ok()) return status;
@@ -137,7 +145,27 @@ absl::Status Replayer::Replay(ReplayRules& rules, uint64_t origin_seq,
 }
 
 absl::Status Replayer::CopyLocalVersion(ObjectId from, record::v1::Record create,
-                                        const std::function<void(NodeDb::Batch&)>& rider) {
+                                        const std::function<void(NodeDb::Batch&)>& made,
+                                        const std::function<void(NodeDb::Batch&)>& copied) {
+  replica_.update_lock().AssertHeld();
+  absl::StatusOr<record::v1::CreateOp> meta = store_.LocalAttributes(from);
+  if (!meta.ok()) return meta.status();
+  record::v1::CreateOp& op = *create.mutable_create();
+  *op.mutable_attributes() = meta->attributes();
+  *op.mutable_xattrs() = meta->xattrs();
+  const uint64_t object = op.object();
+  auto rider = [&](NodeDb::Batch& batch) {
+    made(batch);
+    batch.PutNote(kCopyingNote, absl::StrCat(from.value(), "/", object));
+  };
+  if (absl::Status status = replica_.MakeUpdate(std::move(create), "", rider); !status.ok()) {
+    return status;
+  }
+  return CopyContent(from, object, copied);
+}
+
+absl::Status Replayer::CopyContent(ObjectId from, uint64_t to,
+                                   const std::function<void(NodeDb::Batch&)>& copied) {
   replica_.update_lock().AssertHeld();
   absl::StatusOr<record::v1::CreateOp> meta = store_.LocalAttributes(from);
   if (!meta.ok()) return meta.status();
@@ -145,14 +173,7 @@ absl::Status Replayer::CopyLocalVersion(ObjectId from, record::v1::Record create
   if (!fd.ok()) return fd.status();
   struct stat st;
   if (fstat(fd->get(), &st) != 0) return StatusFromErrno(errno, "a local version");
-  record::v1::CreateOp& op = *create.mutable_create();
-  *op.mutable_attributes() = meta->attributes();
-  *op.mutable_xattrs() = meta->xattrs();
-  const uint64_t object = op.object();
   const auto nothing = [](NodeDb::Batch&) {};
-  if (absl::Status status = replica_.MakeUpdate(std::move(create), "", nothing); !status.ok()) {
-    return status;
-  }
   std::string piece;
   for (off_t at = 0; at < st.st_size;) {
     const off_t data = lseek(fd->get(), at, SEEK_DATA);
@@ -165,7 +186,7 @@ absl::Status Replayer::CopyLocalVersion(ObjectId from, record::v1::Record create
     if (n != static_cast<ssize_t>(piece.size())) return StatusFromErrno(EIO, "a local version");
     record::v1::Record record;
     auto& write = *record.mutable_write();
-    write.set_object(object);
+    write.set_object(to);
     write.add_extents()->set_offset(static_cast<uint64_t>(data));
     write.mutable_extents(0)->set_length(piece.size());
     write.set_size(static_cast<uint64_t>(at));
@@ -178,10 +199,28 @@ absl::Status Replayer::CopyLocalVersion(ObjectId from, record::v1::Record create
   // The size (of a hole at the end too), and with it the queue moves on.
   record::v1::Record record;
   auto& truncate = *record.mutable_truncate();
-  truncate.set_object(object);
+  truncate.set_object(to);
   truncate.set_size(static_cast<uint64_t>(st.st_size));
   *truncate.mutable_mtime() = meta->attributes().mtime();
-  return replica_.MakeUpdate(std::move(record), "", rider);
+  return replica_.MakeUpdate(std::move(record), "", copied);
+}
+
+absl::Status Replayer::ResumeCopy(uint64_t through) {
+  absl::MutexLock lock(&replica_.update_lock());
+  const auto note = replica_.db().Note(kCopyingNote);
+  if (!note) return absl::OkStatus();
+  const std::pair<std::string, std::string> ids = absl::StrSplit(*note, '/');
+  uint64_t from = 0;
+  uint64_t to = 0;
+  const auto queued = replica_.db().ReadLocal(0, 1, 1);
+  if (!absl::SimpleAtoi(ids.first, &from) || !absl::SimpleAtoi(ids.second, &to) || queued.empty() ||
+      queued[0].first > through) {
+    return absl::DataLossError("the replay's notes do not fit its queue");
+  }
+  return CopyContent(ObjectId(from), to, [&](NodeDb::Batch& batch) {
+    batch.RemoveNote(kCopyingNote);
+    batch.DropLocal(queued[0].first);
+  });
 }
 
 absl::Status Replayer::Finish() {
@@ -194,6 +233,7 @@ absl::Status Replayer::Finish() {
   state.set_first_replayed(0);
   batch->PutState(state);
   batch->RemoveNote(kMapsNote);
+  batch->RemoveNote(kFormersNote);
   for (const std::string& name : db.NoteNames("former/")) batch->RemoveNote(name);
   if (absl::Status status = db.Commit(std::move(batch), /*sync=*/true); !status.ok()) {
     return status;

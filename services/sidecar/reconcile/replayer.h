@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "services/sidecar/reconcile/conflict_store.h"
@@ -14,27 +17,37 @@ namespace intermezzo::sidecar {
 
 class Replayer {
  public:
-  Replayer(Replica& replica, ConflictStore& store) : replica_(replica), store_(store) {}
+  // `conflict` is told the kind of each conflict; may be empty.
+  Replayer(Replica& replica, ConflictStore& store,
+           std::function<void(const std::string& kind)> conflict)
+      : replica_(replica), store_(store), conflict_(std::move(conflict)) {}
 
   // Until the queue is empty; then the replica's state says so. Errors as Replica::MakeUpdate: what
   // was replayed stays, calling again goes on.
   absl::Status Run();
-  // Records that met a conflict in this run.
-  uint64_t conflicts() const { return conflicts_; }
 
  private:
   absl::Status Replay(ReplayRules& rules, uint64_t origin_seq, const record::v1::Entry& entry);
+  // Makes the object, then its content; a restart between goes on with the content.
   absl::Status CopyLocalVersion(ObjectId from, record::v1::Record create,
-                                const std::function<void(NodeDb::Batch&)>& rider);
+                                const std::function<void(NodeDb::Batch&)>& made,
+                                const std::function<void(NodeDb::Batch&)>& copied);
+  absl::Status CopyContent(ObjectId from, uint64_t to,
+                           const std::function<void(NodeDb::Batch&)>& copied);
+  absl::Status ResumeCopy(uint64_t through);
   absl::Status Finish();
 
   Replica& replica_;
   ConflictStore& store_;
-  uint64_t conflicts_ = 0;
+  const std::function<void(const std::string& kind)> conflict_;
 };
 
 // Note names in the node's database.
 inline constexpr char kMapsNote[] = "maps";
+// Ids "from/to" of a local version that is being copied into the tree.
+inline constexpr char kCopyingNote[] = "copying";
+// The former rows are complete.
+inline constexpr char kFormersNote[] = "formers";
 std::string FormerNote(uint64_t object);
 
 }  // namespace intermezzo::sidecar

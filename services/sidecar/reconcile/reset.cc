@@ -2,8 +2,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -33,6 +33,8 @@ using record::v1::OBJECT_KIND_SYMLINK;
 // In the root of the lower tree while a reset runs; no row names it, so no reader sees it.
 constexpr char kStaging[] = ".intermezzo-reset";
 constexpr size_t kFetchObjects = 500;
+// Not to be done twice on the same content.
+constexpr uint32_t kShifts = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE;
 
 absl::Status Failed(const std::string& what) {
   return StatusFromErrno(errno, absl::StrCat("reset: ", what));
@@ -105,6 +107,8 @@ absl::Status Reset::ReadQueue() {
   const NodeDb& db = replica_.db();
   const uint64_t through = db.State().replay_through();
   auto batch = replica_.mutable_db().NewBatch();
+  // Rows of a reset that was begun before say nothing about what was here.
+  const bool complete = db.Note(kFormersNote).has_value();
   std::set<uint64_t> noted;
   for (uint64_t after = 0;;) {
     const auto entries = db.ReadLocal(after, 100, 4 << 20);
@@ -115,6 +119,9 @@ absl::Status Reset::ReadQueue() {
       absl::StatusOr<record::v1::Record> record = OpenRecord(entry);
       if (!record.ok()) return record.status();
       std::vector<uint64_t> mentioned;
+      if (record->has_allocate() && (record->allocate().mode() & kShifts) != 0) {
+        queue_[record->allocate().object()].shifts = true;
+      }
       if (record->has_create()) {
         queue_[record->create().object()].made_here = true;
         mentioned.push_back(record->create().parent());
@@ -130,10 +137,10 @@ absl::Status Reset::ReadQueue() {
         }
       }
       // The rows of today, with those of all directories above.
-      while (!mentioned.empty()) {
+      while (!complete && !mentioned.empty()) {
         const uint64_t id = mentioned.back();
         mentioned.pop_back();
-        if (!noted.insert(id).second || db.Note(FormerNote(id))) continue;
+        if (!noted.insert(id).second) continue;
         const auto row = db.Object(ObjectId(id));
         if (!row) continue;
         batch->PutNote(FormerNote(id), row->SerializeAsString());
@@ -141,12 +148,14 @@ absl::Status Reset::ReadQueue() {
       }
     }
   }
+  batch->PutNote(kFormersNote, "");
   return replica_.mutable_db().Commit(std::move(batch), /*sync=*/true);
 }
 
 absl::Status Reset::KeepLocalVersions() {
   for (const auto& [id, base] : queue_) {
     if (base.made_here || (!base.data && !base.attributes)) continue;
+    if (!replica_.db().Note(FormerNote(id))) continue;  // not here when the reset began
     const auto row = replica_.db().Object(ObjectId(id));
     if (!row || row->kind() != OBJECT_KIND_FILE) continue;
     const auto there = by_id_.find(id);
@@ -262,9 +271,8 @@ absl::StatusOr<Reset::Row> Reset::MakePlaceholder(const Object& object, int stag
       result = symlinkat(object.symlink_target().c_str(), staging, name.c_str());
       break;
     default:
-      result = mknodat(staging, name.c_str(), TypeOf(object.kind()) | 0600,
-                       makedev((object.rdev() >> 8) & 0xfff,
-                               (object.rdev() & 0xff) | ((object.rdev() >> 12) & 0xfff00)));
+      result =
+          mknodat(staging, name.c_str(), TypeOf(object.kind()) | 0600, DecodeDevice(object.rdev()));
   }
   if (result != 0 && errno != EEXIST) return Failed("making an object");
   struct stat st;
@@ -359,7 +367,8 @@ absl::Status Reset::PlaceObject(const Object& object) {
   }
   const auto queued = queue_.find(id.value());
   const bool ours_only = !made && queued != queue_.end() && queued->second.data &&
-                         *queued->second.data == object.data_version();
+                         *queued->second.data == object.data_version() && !queued->second.shifts &&
+                         !store_.HasLocalVersion(id);
   if (row->data_version() != object.data_version()) {
     // Where only this node changed it, its bytes stay: the replay writes them again.
     if (object.kind() == OBJECT_KIND_FILE && !ours_only) fetch_.insert(id.value());
@@ -387,6 +396,7 @@ absl::Status Reset::PlaceObject(const Object& object) {
 absl::Status Reset::FetchContents() {
   std::vector<ObjectId> group;
   std::set<uint64_t> emptied;
+  std::vector<uint64_t> complete;
   auto open = [&](uint64_t object) -> absl::StatusOr<UniqueFd> {
     if (!fetch_.contains(object)) return absl::DataLossError("the source sent another object");
     absl::StatusOr<UniqueFd> fd = OpenRow(ObjectId(object), O_WRONLY);
@@ -427,16 +437,24 @@ absl::Status Reset::FetchContents() {
         return status;
       }
     }
-    absl::MutexLock lock(&replica_.update_lock());
-    std::optional<Row> row = replica_.db().Object(ObjectId(id));
-    row->set_data_version(table_[there->second].data_version());
-    Stale(id);
-    return PutRow(ObjectId(id), *row);
+    complete.push_back(id);
+    return absl::OkStatus();
   };
   for (auto it = fetch_.begin(); it != fetch_.end();) {
     group.push_back(ObjectId(*it++));
     if (group.size() < kFetchObjects && it != fetch_.end()) continue;
+    complete.clear();
     if (absl::Status status = server_.FetchObjects(group, chunk, end); !status.ok()) return status;
+    if (complete.size() != group.size()) return absl::DataLossError("the source left objects out");
+    // A row says that its bytes are on disk.
+    if (syncfs(replica_.lower().root_fd()) != 0) return Failed("syncfs");
+    for (const uint64_t id : complete) {
+      absl::MutexLock lock(&replica_.update_lock());
+      std::optional<Row> row = replica_.db().Object(ObjectId(id));
+      row->set_data_version(table_[by_id_[id]].data_version());
+      if (absl::Status status = PutRow(ObjectId(id), *row); !status.ok()) return status;
+      Stale(id);
+    }
     group.clear();
   }
   return absl::OkStatus();
@@ -453,6 +471,7 @@ absl::Status Reset::SetTimes() {
     if (st.st_mtim.tv_sec == want.tv_sec && st.st_mtim.tv_nsec == want.tv_nsec) continue;
     const struct timespec times[2] = {{0, UTIME_OMIT}, want};
     if (utimensat(fd->get(), "", times, AT_EMPTY_PATH) != 0) return Failed("setting times");
+    absl::MutexLock lock(&replica_.update_lock());
     Stale(object.object());
   }
   return absl::OkStatus();

@@ -41,6 +41,7 @@ class Reset {
   struct Base {
     std::optional<uint64_t> data, attributes;
     bool made_here = false;
+    bool shifts = false;  // bytes moved within the file
   };
 
   absl::Status FetchTable(Seq at_least);
@@ -69,8 +70,8 @@ class Reset {
   Presto* presto_ = nullptr;
 
   forwarder::v1::TableHeader header_;
-  std::vector<Object> table_;          // parents before children
-  std::map<uint64_t, size_t> by_id_;   // into table_
+  std::vector<Object> table_;         // parents before children
+  std::map<uint64_t, size_t> by_id_;  // into table_
   std::map<std::pair<uint64_t, std::string>, uint64_t> wanted_names_;
   std::map<uint64_t, Base> queue_;
   std::set<uint64_t> fetch_;

@@ -32,6 +32,8 @@ class PendingIndex {
 
   bool empty() const { return records_.empty(); }
   size_t size() const { return records_.size(); }
+  // Not empty.
+  uint64_t first_origin_seq() const { return records_.front().origin_seq; }
 
  private:
   using Hashes = absl::InlinedVector<size_t, 8>;

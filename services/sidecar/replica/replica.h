@@ -128,6 +128,12 @@ class Replica {
   virtual uint64_t pending_records() const = 0;
   virtual uint64_t last_origin_seq() const = 0;
   virtual uint64_t confirmed_origin_seq() const = 0;
+  // Up to here no local record waits: the last origin seq where none is pending, else the one
+  // before the first that is pending or waits for replay. Never below confirmed_origin_seq(), and
+  // above it where a replay has made other records of some that are never sent.
+  virtual uint64_t settled_origin_seq() const = 0;
+  // Local records up to here wait for replay and must not be sent; 0 where none do.
+  virtual uint64_t replay_through() const = 0;
 
   // First error that closed the replica for good; OK while it works.
   virtual absl::Status failure() const = 0;

@@ -108,6 +108,11 @@ absl::Status ReplicaCore::ReloadState() {
   pending_.Clear();
   // What waits for replay is not in effect.
   uint64_t last = state_.replay_through();
+  first_queued_ = 0;
+  if (last != 0) {
+    const auto queued = db_->ReadLocal(0, 1, 1);
+    first_queued_ = queued.empty() ? last + 1 : std::min(queued[0].first, last + 1);
+  }
   for (;;) {
     auto entries = db_->ReadLocal(last, kRebuildRecords, kRebuildBytes);
     if (entries.empty()) break;
@@ -219,6 +224,10 @@ void ReplicaCore::Publish() {
     published_.pending_records = pending_.size();
     published_.last_origin_seq = state_.last_origin_seq();
     published_.confirmed_origin_seq = state_.confirmed_origin_seq();
+    published_.settled_origin_seq = first_queued_ != 0 ? first_queued_ - 1
+                                    : pending_.empty() ? state_.last_origin_seq()
+                                                       : pending_.first_origin_seq() - 1;
+    published_.replay_through = state_.replay_through();
     notify = notify_;
   }
   if (notify != nullptr && *notify) (*notify)();
@@ -247,6 +256,16 @@ uint64_t ReplicaCore::last_origin_seq() const {
 uint64_t ReplicaCore::confirmed_origin_seq() const {
   absl::MutexLock lock(&published_mu_);
   return published_.confirmed_origin_seq;
+}
+
+uint64_t ReplicaCore::settled_origin_seq() const {
+  absl::MutexLock lock(&published_mu_);
+  return published_.settled_origin_seq;
+}
+
+uint64_t ReplicaCore::replay_through() const {
+  absl::MutexLock lock(&published_mu_);
+  return published_.replay_through;
 }
 
 }  // namespace intermezzo::sidecar

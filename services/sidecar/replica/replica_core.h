@@ -69,6 +69,8 @@ class ReplicaCore {
   uint64_t pending_records() const;
   uint64_t last_origin_seq() const;
   uint64_t confirmed_origin_seq() const;
+  uint64_t settled_origin_seq() const;
+  uint64_t replay_through() const;
 
  private:
   absl::Status Initialise(const LowerHandle& root) ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_lock_);
@@ -83,6 +85,8 @@ class ReplicaCore {
   mutable absl::Mutex update_lock_;
   storage::v1::ReplicaRow state_ ABSL_GUARDED_BY(update_lock_);
   PendingIndex pending_ ABSL_GUARDED_BY(update_lock_);
+  // First origin seq that waited for replay at the last ReloadState; 0: none.
+  uint64_t first_queued_ ABSL_GUARDED_BY(update_lock_) = 0;
 
   struct Published {
     Seq cursor;
@@ -90,6 +94,8 @@ class ReplicaCore {
     uint64_t pending_records = 0;
     uint64_t last_origin_seq = 0;
     uint64_t confirmed_origin_seq = 0;
+    uint64_t settled_origin_seq = 0;
+    uint64_t replay_through = 0;
   };
   mutable absl::Mutex published_mu_;
   Published published_ ABSL_GUARDED_BY(published_mu_);

@@ -67,6 +67,8 @@ class ReplicaImpl : public Replica {
   uint64_t pending_records() const override { return core_.pending_records(); }
   uint64_t last_origin_seq() const override { return core_.last_origin_seq(); }
   uint64_t confirmed_origin_seq() const override { return core_.confirmed_origin_seq(); }
+  uint64_t settled_origin_seq() const override { return core_.settled_origin_seq(); }
+  uint64_t replay_through() const override { return core_.replay_through(); }
   absl::Status failure() const override { return core_.failure(); }
 
   NodeDb& mutable_db() override { return core_.db(); }

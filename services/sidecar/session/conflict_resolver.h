@@ -18,6 +18,8 @@ class ConflictResolver {
   // again. An error stops the replica with it: its gate closes, its files stay readable.
   virtual absl::Status Resolve(const record::v1::Entry& entry, const absl::Status& conflict,
                                Replica& replica) = 0;
+  // Called once before anything is applied or appended: ends what a stop or a crash broke off.
+  virtual absl::Status Resume(Replica&) { return absl::OkStatus(); }
 };
 
 // Resolves nothing: the replica stops.
