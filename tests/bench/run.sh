@@ -9,7 +9,9 @@
 #   B4  4 KiB changed in a file of 1 GiB
 #   B5  nginx serving a replica's mount
 #
-# As root. Runs in a network namespace of its own: nothing else is on its loopback.
+# As root. All that is measured, ours and the others, runs at nice -10, so that other work on the
+# machine blurs it less, and in a network namespace of its own: nothing else is on its
+# loopback.
 # INTERMEZZO_BUILD names the build directory (default build/), INTERMEZZO_BENCH_HOME where data
 # goes (default bench-home/ in it; some GB).
 set -euo pipefail
@@ -43,5 +45,5 @@ if [[ -n $build_wanted ]]; then
     visible_probe passthrough
 fi
 
-exec unshare --net -- python3 "$here/run.py" --build "$build" \
+exec nice -n -10 unshare --net -- python3 "$here/run.py" --build "$build" \
   --home "${INTERMEZZO_BENCH_HOME:-$build/bench-home}" "${arguments[@]}"
