@@ -18,6 +18,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -26,17 +28,29 @@ namespace {
 
 constexpr double kCacheSeconds = 3600;
 
+struct DataFile {
+  explicit DataFile(int descriptor) : fd(descriptor) {}
+  ~DataFile() {
+    if (fd >= 0) close(fd);
+  }
+  const int fd;
+};
+
 struct Node {
   int fd = -1;
   ino_t ino = 0;
   uint64_t lookups = 1;
-  int data_fd = -1;  // where opens are skipped: opened at the first read or write
+  // Where opens are skipped: opened at the first read or write.
+  std::shared_ptr<DataFile> data;
 };
 
 bool answer_opens = false;
 Node root;
 std::mutex mu;
 std::unordered_map<ino_t, Node*> nodes;
+// Nodes whose data file is open, oldest first; at most kMaxDataFiles.
+constexpr size_t kMaxDataFiles = 1000;
+std::deque<ino_t> open_data;
 
 Node& At(fuse_ino_t ino) {
   return ino == FUSE_ROOT_ID ? root : *reinterpret_cast<Node*>(static_cast<uintptr_t>(ino));
@@ -59,7 +73,7 @@ int Find(fuse_ino_t parent, const char* name, fuse_entry_param& entry) {
   std::lock_guard lock(mu);
   Node*& node = nodes[entry.attr.st_ino];
   if (node == nullptr) {
-    node = new Node{fd, entry.attr.st_ino, 0, -1};
+    node = new Node{fd, entry.attr.st_ino, 0, nullptr};
   } else {
     close(fd);
   }
@@ -86,17 +100,33 @@ void ReplyMade(fuse_req_t req, int result, fuse_ino_t parent, const char* name) 
   }
 }
 
-// The descriptor to read and write with.
-int DataFd(fuse_ino_t ino, const fuse_file_info* fi) {
-  if (answer_opens) return static_cast<int>(fi->fh);
+// With mu held.
+void KeepData(Node& node, int fd) {
+  node.data = std::make_shared<DataFile>(fd);
+  open_data.push_back(node.ino);
+  if (open_data.size() <= kMaxDataFiles) return;
+  if (auto it = nodes.find(open_data.front()); it != nodes.end()) it->second->data.reset();
+  open_data.pop_front();
+}
+
+// The file to read and write with.
+std::shared_ptr<DataFile> Data(fuse_ino_t ino) {
   std::lock_guard lock(mu);
   Node& node = At(ino);
-  if (node.data_fd < 0) {
+  if (node.data == nullptr) {
     const std::string path = "/proc/self/fd/" + std::to_string(node.fd);
-    node.data_fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
-    if (node.data_fd < 0) node.data_fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    KeepData(node, fd);
   }
-  return node.data_fd;
+  return node.data;
+}
+
+// Calls `use` with the descriptor to read and write with.
+template <typename Use>
+ssize_t WithData(fuse_ino_t ino, const fuse_file_info* fi, Use use) {
+  if (answer_opens) return use(static_cast<int>(fi->fh));
+  return use(Data(ino)->fd);
 }
 
 void Init(void*, fuse_conn_info* conn) {
@@ -114,7 +144,6 @@ void Forget(fuse_req_t req, fuse_ino_t ino, uint64_t count) {
     if (node.lookups == 0) {
       nodes.erase(node.ino);
       close(node.fd);
-      if (node.data_fd >= 0) close(node.data_fd);
       delete &node;
     }
   }
@@ -181,9 +210,7 @@ void Create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
       fi->fh = fd;
     } else {
       std::lock_guard lock(mu);
-      Node& node = At(entry.ino);
-      if (node.data_fd >= 0) close(node.data_fd);
-      node.data_fd = fd;
+      KeepData(At(entry.ino), fd);
     }
     fi->keep_cache = 1;
     fuse_reply_create(req, &entry, fi);
@@ -212,7 +239,8 @@ void Release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
 
 void Read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info* fi) {
   std::string bytes(size, '\0');
-  const ssize_t n = pread(DataFd(ino, fi), bytes.data(), size, offset);
+  const ssize_t n =
+      WithData(ino, fi, [&](int fd) { return pread(fd, bytes.data(), size, offset); });
   if (n < 0) {
     fuse_reply_err(req, errno);
   } else {
@@ -222,7 +250,7 @@ void Read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, fuse_file_i
 
 void Write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t offset,
            fuse_file_info* fi) {
-  const ssize_t n = pwrite(DataFd(ino, fi), data, size, offset);
+  const ssize_t n = WithData(ino, fi, [&](int fd) { return pwrite(fd, data, size, offset); });
   if (n < 0) {
     fuse_reply_err(req, errno);
   } else {
@@ -312,7 +340,9 @@ fuse_lowlevel_ops Operations() {
   o.releasedir = Releasedir;
   o.getxattr = Getxattr;
   o.flush = [](Req r, Ino, fuse_file_info*) { fuse_reply_err(r, answer_opens ? 0 : ENOSYS); };
-  o.fsync = [](Req r, Ino i, int, fuse_file_info* fi) { Reply(r, fsync(DataFd(i, fi))); };
+  o.fsync = [](Req r, Ino i, int, fuse_file_info* fi) {
+    Reply(r, static_cast<int>(WithData(i, fi, [](int fd) { return fsync(fd); })));
+  };
   o.mknod = [](Req r, Ino p, Name n, mode_t m, dev_t d) {
     ReplyMade(r, mknodat(At(p).fd, n, m, d), p, n);
   };
