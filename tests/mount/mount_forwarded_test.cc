@@ -89,6 +89,40 @@ TEST_F(MountForwardedTest, CachedNamesAttributesAndListings) {
   EXPECT_TRUE(CompareTrees(origin_.lower_path(), Mnt("")).empty());
 }
 
+// The kernel still knows the name when the writer opens it; by the time the token is there, another
+// node has removed or replaced the file. What is written then must not go to the one that is gone.
+TEST_F(MountForwardedTest, TruncatingOpenAfterARemovalElsewhereFindsTheNewFile) {
+  for (const char* name : {"removed", "replaced"}) {
+    ASSERT_EQ(origin_.Create(name, 0644), 0);
+    ASSERT_EQ(origin_.Write(name, 0, "old"), 0);
+  }
+  ASSERT_EQ(origin_.Create("new", 0644), 0);
+  ASSERT_EQ(origin_.Write("new", 0, "newer"), 0);
+  ForwardAndTell();
+  for (const char* name : {"removed", "replaced"}) EXPECT_EQ(ReadFile(Mnt(name)), "old");
+
+  auto overwrite = [this](const std::string& name) {
+    return std::thread([this, name] {
+      EXPECT_EQ(InChild([&] {
+                  const int fd = open(Mnt(name).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+                  return fd < 0 ? errno : (write(fd, "mine", 4) == 4 ? 0 : errno);
+                }),
+                0);
+    });
+  };
+  std::thread first = overwrite("removed");
+  std::thread second = overwrite("replaced");
+  ASSERT_TRUE(Eventually([&] { return mount_.presto().parked_requests() == 2; }));
+  ASSERT_EQ(origin_.Unlink("removed"), 0);
+  ASSERT_EQ(origin_.Rename("new", "replaced"), 0);
+  Forward();
+  mount_.OpenGate();
+  first.join();
+  second.join();
+  EXPECT_EQ(ReadFile(Mnt("removed")), "mine");
+  EXPECT_EQ(ReadFile(Mnt("replaced")), "mine");
+}
+
 // A process that has the file open and mapped, and answers what it sees there.
 class Reader {
  public:

@@ -282,7 +282,10 @@ void FuseDriver::Invalidate(const Invalidation& what) {
     absl::MutexLock lock(&retained_mu_);
     retained.swap(retained_);
   }
-  for (const InodePtr& inode : retained) SettleVictim(*inode);
+  for (const InodePtr& inode : retained) {
+    SettleVictim(*inode);
+    if (inode->removed) inode->removed_elsewhere = true;
+  }
   for (const Invalidation::Object& object : what.objects) {
     if (InodePtr inode = inodes_.Find(object.id)) inode->plain = false;
   }
@@ -323,7 +326,9 @@ const fuse_lowlevel_ops& FuseDriver::Operations() {
       fuse_reply_none(r);
     };
     o.getattr = [](Req r, Ino i, Fi) { Of(r).Getattr(r, i); };
-    o.setattr = [](Req r, Ino i, struct stat* a, int set, Fi) { Of(r).Setattr(r, i, a, set); };
+    o.setattr = [](Req r, Ino i, struct stat* a, int set, Fi fi) {
+      Of(r).Setattr(r, i, a, set, fi != nullptr);
+    };
     o.readlink = [](Req r, Ino i) { Of(r).Readlink(r, i); };
     o.mknod = [](Req r, Ino p, Name n, mode_t m, dev_t d) { Of(r).Mknod(r, p, n, m, d); };
     o.mkdir = [](Req r, Ino p, Name n, mode_t m) { Of(r).Mkdir(r, p, n, m); };

@@ -81,6 +81,7 @@ class FuseDriver : public KernelCache {
     ObjectId object;
     struct stat attr;
     int to_set;
+    bool by_handle;  // of an open file, not of a name
     bool kill_suidgid;
   };
 
@@ -164,7 +165,7 @@ class FuseDriver : public KernelCache {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(replica_->update_lock());
 
   // ---- driver_attributes.cc
-  void Setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int to_set);
+  void Setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int to_set, bool by_handle);
   void Setxattr(fuse_req_t req, fuse_ino_t ino, const char* name, const char* value, size_t size,
                 int flags);
   void Removexattr(fuse_req_t req, fuse_ino_t ino, const char* name);

@@ -100,16 +100,22 @@ int FuseDriver::DoSetattr(const SetattrArgs& args, const Caller& caller, struct 
   InodePtr inode = inodes_.Get(args.object);
   if (inode == nullptr) return ESTALE;
   absl::MutexLock lock(&replica_->update_lock());
+  // The caller's name led here before the kernel knew of the removal (perhaps it waited for the
+  // token meanwhile). On ESTALE the kernel looks the name up again, so that an open with O_TRUNC
+  // after another node's unlink or rename writes the file of that name, and not one that is gone.
+  if (inode->removed_elsewhere && !args.by_handle) return ESTALE;
   if (int error = DoSetattrLocked(*inode, args, caller)) return error;
   absl::StatusOr<FdPtr> fd = inodes_.Open(*inode, Access::kPath);
   if (!fd.ok()) return ErrnoFromStatus(fd.status());
   return fstat((*fd)->get(), &result) != 0 ? errno : 0;
 }
 
-void FuseDriver::Setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int to_set) {
+void FuseDriver::Setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int to_set,
+                         bool by_handle) {
   const SetattrArgs args = {.object = ObjectId(ino),
                             .attr = *attr,
                             .to_set = to_set,
+                            .by_handle = by_handle,
                             .kill_suidgid = current_request.kill_suidgid};
   Update(req, {ino}, [this, req, args, caller = CallerOf(req)] {
     struct stat result;

@@ -35,6 +35,8 @@ struct Inode {
   const uint64_t lower_ino;
   // Lost its last name: nothing about it is journaled any more.
   std::atomic<bool> removed{false};
+  // ... by a forwarded record: a name that still leads here is one that the kernel remembers.
+  std::atomic<bool> removed_elsewhere{false};
   // Known to have neither set-id bits nor file capabilities that a write would have to clear.
   std::atomic<bool> plain{false};
 
