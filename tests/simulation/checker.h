@@ -42,7 +42,7 @@ class Checker {
 
  private:
   ModelTree canonical_;
-  std::vector<std::string> digests_;  // by seq
+  std::vector<std::string> digests_;         // by seq
   std::vector<Ordinal> origins_{Ordinal()};  // by seq
   std::string chain_;
   Epoch last_epoch_;

@@ -37,8 +37,7 @@ class Cluster {
   explicit Cluster(uint64_t seed) : world_(seed), server_(world_, checker_) {
     const bool offline_writes = seed % 2 == 0;
     for (int place = 1; place <= kNodes; ++place) {
-      nodes_.push_back(
-          std::make_unique<SimNode>(world_, checker_, server_, place, offline_writes));
+      nodes_.push_back(std::make_unique<SimNode>(world_, checker_, server_, place, offline_writes));
     }
   }
 
@@ -134,8 +133,8 @@ TEST(ClusterTest, PromisesHoldForEverySeed) {
   for (uint64_t seed = g_first_seed; seed < g_first_seed + g_seeds; ++seed) {
     const Result result = Cluster(seed).Run();
     ASSERT_TRUE(result.violations.empty())
-        << "seed " << seed << " (run it alone: --seed=" << seed
-        << "):\n" << absl::StrJoin(result.violations, "\n");
+        << "seed " << seed << " (run it alone: --seed=" << seed << "):\n"
+        << absl::StrJoin(result.violations, "\n");
     commits += result.commits;
     set_aside += result.set_aside;
   }

@@ -45,7 +45,8 @@ void SimNode::Restart() {
   options.offline_writes = offline_writes_;
   options.token_wait = absl::Seconds(5);
   options.disconnect_after = absl::Seconds(3);
-  connection_ = std::make_unique<Connection>(options, cursor_, last_origin_seq_, Settled(), Clock());
+  connection_ =
+      std::make_unique<Connection>(options, cursor_, last_origin_seq_, Settled(), Clock());
   const token::Holder me{name_, "instance"};
   world_.Send(place_, kServer, [this, me] {
     server_.WatchRecalls(me, [this](Epoch epoch) {
@@ -89,9 +90,9 @@ void SimNode::ArmTick() {
   armed_ = next;
   const absl::Duration wait = std::max((next - Clock()) / rate_, absl::Microseconds(100));
   world_.After(wait, Mine([this] {
-    armed_ = absl::InfiniteDuration();
-    Step(input::Tick{});
-  }));
+                 armed_ = absl::InfiniteDuration();
+                 Step(input::Tick{});
+               }));
 }
 
 // ---- what the state machine wants --------------------------------------------------------------
@@ -111,10 +112,11 @@ void SimNode::Do(const Action& action) {
       }
     };
     world_.After(acquire->timeout, Mine([answer, this, call] {
-      if (call != call_) return;
-      world_.Send(place_, kServer, [this, call] { server_.CancelAcquire(place_, call); });
-      answer(absl::DeadlineExceededError("no answer"));
-    }));
+                   if (call != call_) return;
+                   world_.Send(place_, kServer,
+                               [this, call] { server_.CancelAcquire(place_, call); });
+                   answer(absl::DeadlineExceededError("no answer"));
+                 }));
     if (!world_.Connected(place_, kServer)) {
       world_.After(world_.UpTo(absl::Milliseconds(50)),
                    Mine([answer] { answer(absl::UnavailableError("no route")); }));
@@ -169,8 +171,8 @@ void SimNode::Do(const Action& action) {
     gate_open_ = false;
   } else if (const auto* quiesce = std::get_if<action::Quiesce>(&action)) {
     world_.After(world_.UpTo(absl::Milliseconds(2)), Mine([this, g = quiesce->generation] {
-      Step(input::Quiet{g, last_origin_seq_});
-    }));
+                   Step(input::Quiet{g, last_origin_seq_});
+                 }));
   } else if (std::get_if<action::FlushMappings>(&action)) {
     world_.After(world_.UpTo(absl::Milliseconds(2)), Mine([this] { Step(input::Flushed{}); }));
   } else if (const auto* start = std::get_if<action::StartAppend>(&action)) {
@@ -222,8 +224,8 @@ ModelTree SimNode::Current() const {
   ModelTree tree = base_;
   for (const Pending& pending : pending_) {
     if (auto status = tree.Apply(pending.record, pending.payload); !status.ok()) {
-      checker_.Violation(absl::StrCat("3: ", name_, " holds records that do not follow: ",
-                                      std::string(status.message())));
+      checker_.Violation(absl::StrCat(
+          "3: ", name_, " holds records that do not follow: ", std::string(status.message())));
     }
   }
   return tree;
@@ -296,8 +298,8 @@ void SimNode::ConnectForward() {
     forward_.reset();
     Step(input::StreamDown{});
     world_.After(absl::Milliseconds(50), Mine([this] {
-      if (!forward_) ConnectForward();
-    }));
+                   if (!forward_) ConnectForward();
+                 }));
   });
   forward_ = stream;
   world_.Send(stream, true, [this, stream, cursor = cursor_, life = life_] {
@@ -318,9 +320,8 @@ void SimNode::Received(const StreamPtr& stream, const SimServer::Batch& batch) {
 
 void SimNode::AckNow() {
   if (!forward_) return;
-  world_.Send(forward_, true, [this, stream = forward_, cursor = cursor_] {
-    server_.Ack(place_, stream, cursor);
-  });
+  world_.Send(forward_, true,
+              [this, stream = forward_, cursor = cursor_] { server_.Ack(place_, stream, cursor); });
 }
 
 bool SimNode::ApplyEntry(const record::v1::Entry& entry) {
@@ -334,7 +335,8 @@ bool SimNode::ApplyEntry(const record::v1::Entry& entry) {
   const Version version(record->version());
   if (version.ordinal() == ordinal_) {
     if (pending_.empty() || pending_.front().origin_seq != version.counter()) {
-      checker_.Violation(absl::StrCat("6: ", name_, " got back a record that it does not wait for"));
+      checker_.Violation(
+          absl::StrCat("6: ", name_, " got back a record that it does not wait for"));
       return false;
     }
     pending_.pop_front();
@@ -342,8 +344,8 @@ bool SimNode::ApplyEntry(const record::v1::Entry& entry) {
   }
   const auto payload = OpenPayload(entry, *record);
   if (auto status = base_.Apply(*record, payload.ok() ? *payload : ""); !status.ok()) {
-    checker_.Violation(absl::StrCat("1: ", name_, " at ", entry.seq(), ": ",
-                                    std::string(status.message())));
+    checker_.Violation(
+        absl::StrCat("1: ", name_, " at ", entry.seq(), ": ", std::string(status.message())));
     return false;
   }
   cursor_ = Seq(entry.seq());
@@ -372,8 +374,8 @@ void SimNode::ConnectAppend() {
     if (append_ != stream) return;
     append_.reset();
     world_.After(absl::Milliseconds(50), Mine([this] {
-      if (!append_ && append_epoch_) ConnectAppend();
-    }));
+                   if (!append_ && append_epoch_) ConnectAppend();
+                 }));
   });
   append_ = stream;
   append_sent_ = confirmed_;
@@ -393,20 +395,21 @@ void SimNode::SendPending() {
       last = pending.origin_seq;
     }
     if (entries.empty()) return;
-    auto answer = [this, stream = append_, epoch = append_epoch_](
-                      const absl::StatusOr<journal::Confirmation>& result) {
+    auto answer = [this, stream = append_,
+                   epoch = append_epoch_](const absl::StatusOr<journal::Confirmation>& result) {
       if (stream != append_) return;
       if (result.ok()) return Step(input::JournalConfirmed{result->origin_seq});
       world_.Break(stream);
       if (absl::IsFailedPrecondition(result.status())) Step(input::StaleEpoch{epoch});
     };
-    world_.Send(append_, true, [this, stream = append_, epoch = append_epoch_,
-                                previous = append_sent_, entries, answer, life = life_] {
-      const auto result = server_.Append(ordinal_, epoch, previous, entries);
-      world_.Send(stream, false, [this, answer, result, life] {
-        if (life == life_) Mine([answer, result] { answer(result); })();
-      });
-    });
+    world_.Send(append_, true,
+                [this, stream = append_, epoch = append_epoch_, previous = append_sent_, entries,
+                 answer, life = life_] {
+                  const auto result = server_.Append(ordinal_, epoch, previous, entries);
+                  world_.Send(stream, false, [this, answer, result, life] {
+                    if (life == life_) Mine([answer, result] { answer(result); })();
+                  });
+                });
     append_sent_ = last;
   }
 }

@@ -183,20 +183,22 @@ void SimServer::Pump(Subscriber& subscriber, bool heartbeat) {
     for (const auto& stored : *read) {
       record::v1::Entry entry = stored->entry;
       entry.set_payload(stored->payload);
-      rows.push_back({Seq(entry.seq()), entry.ByteSizeLong(), stored->bytes(),
-                      entry.committed_ns()});
+      rows.push_back(
+          {Seq(entry.seq()), entry.ByteSizeLong(), stored->bytes(), entry.committed_ns()});
       batch.entries.push_back(std::move(entry));
     }
     if (auto status = subscriber.progress.EntriesRead(subscriber.id, rows); !status.ok()) {
       return checker_.Violation(std::string(status.message()));
     }
     subscriber.progress.Sent(subscriber.id, rows.back().seq);
-    world_.Send(subscriber.stream, false, [deliver = subscriber.deliver, batch] { deliver(batch); });
+    world_.Send(subscriber.stream, false,
+                [deliver = subscriber.deliver, batch] { deliver(batch); });
     sent = true;
   }
   if (!sent && heartbeat) {
-    world_.Send(subscriber.stream, false,
-                [deliver = subscriber.deliver, head = state.head] { deliver({{}, head}); });
+    world_.Send(subscriber.stream, false, [deliver = subscriber.deliver, head = state.head] {
+      deliver({{}, head});
+    });
   }
 }
 

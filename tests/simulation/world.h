@@ -58,7 +58,9 @@ class World {
   void Partition(Place a, Place b) { cut_.insert({std::min(a, b), std::max(a, b)}); }
   void Heal(Place a, Place b) { cut_.erase({std::min(a, b), std::max(a, b)}); }
   void HealAll() { cut_.clear(); }
-  bool Connected(Place a, Place b) const { return !cut_.contains({std::min(a, b), std::max(a, b)}); }
+  bool Connected(Place a, Place b) const {
+    return !cut_.contains({std::min(a, b), std::max(a, b)});
+  }
 
   // A datagram: may be lost, late, twice.
   void Send(Place from, Place to, std::function<void()> deliver);

@@ -42,8 +42,7 @@ class ReplayRulesTest : public testing::Test {
           if (it == former_.end()) return std::nullopt;
           return it->second;
         },
-        .has_local_version = [this](
-                                 ObjectId id) { return local_versions_.contains(id.value()); },
+        .has_local_version = [this](ObjectId id) { return local_versions_.contains(id.value()); },
         .attributes = [this](ObjectId) { return attributes_; },
         .new_object = [this] { return ObjectId(kMe, ++next_object_); },
     };
@@ -220,8 +219,7 @@ TEST_F(ReplayRulesTest, ATakenNameGivesTheLocalObjectAConflictName) {
 
 TEST_F(ReplayRulesTest, TwoDirectoriesOfOneNameAreOne) {
   PutDirectory(30, kRoot, "d", kServer);
-  const ReplayDecision decision =
-      rules_->Decide(CreateOf(20, kRoot, "d", OBJECT_KIND_DIRECTORY));
+  const ReplayDecision decision = rules_->Decide(CreateOf(20, kRoot, "d", OBJECT_KIND_DIRECTORY));
   EXPECT_EQ(decision.conflict, "");
   EXPECT_THAT(decision.steps, IsEmpty());
   const ReplayDecision inside = rules_->Decide(CreateOf(21, 20, "f"));
@@ -236,10 +234,8 @@ TEST_F(ReplayRulesTest, ADirectoryThatIsGoneComesBackWithItsParents) {
   EXPECT_EQ(decision.conflict, "remove/update");
   ASSERT_THAT(decision.steps, SizeIs(3));
   EXPECT_EQ(decision.steps[0].record.create().name(), "a.conflict-n1-3");
-  EXPECT_EQ(decision.steps[1].record.create().parent(),
-            decision.steps[0].record.create().object());
-  EXPECT_EQ(decision.steps[2].record.create().parent(),
-            decision.steps[1].record.create().object());
+  EXPECT_EQ(decision.steps[1].record.create().parent(), decision.steps[0].record.create().object());
+  EXPECT_EQ(decision.steps[2].record.create().parent(), decision.steps[1].record.create().object());
 }
 
 TEST_F(ReplayRulesTest, WhatTheServerChangedIsNotRemoved) {
