@@ -182,6 +182,17 @@ TEST_F(MountContractTest, AttributesAndNanoseconds) {
   EXPECT_EQ(last.attributes().mode(), 0751u);
 }
 
+TEST_F(MountContractTest, WhatChangesNothingIsNotJournaled) {
+  ASSERT_EQ(WriteFile(Mnt("f"), "x"), 0);
+  const size_t before = Records().size();
+  const struct stat st = Stat(Mnt("f"));
+  ASSERT_EQ(chmod(Mnt("f").c_str(), st.st_mode & 07777), 0);
+  ASSERT_EQ(chown(Mnt("f").c_str(), st.st_uid, st.st_gid), 0);
+  EXPECT_EQ(Records().size(), before);
+  ASSERT_EQ(chmod(Mnt("f").c_str(), 0600), 0);
+  EXPECT_EQ(Records().size(), before + 1);
+}
+
 TEST_F(MountContractTest, TruncatesAndHoles) {
   ASSERT_EQ(WriteFile(Mnt("f"), std::string(100'000, 'x')), 0);
   ASSERT_EQ(truncate(Mnt("f").c_str(), 10), 0);

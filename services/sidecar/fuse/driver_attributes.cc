@@ -19,6 +19,12 @@ constexpr std::string_view kAccessAcl = "system.posix_acl_access";
 constexpr int kTimes = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME;
 constexpr int kOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
 
+// In what a record carries of them.
+bool SameAttributes(const struct stat& a, const struct stat& b) {
+  return a.st_mode == b.st_mode && a.st_uid == b.st_uid && a.st_gid == b.st_gid &&
+         a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
+}
+
 }  // namespace
 
 int FuseDriver::DoSetattrLocked(Inode& inode, const SetattrArgs& args, const Caller& caller) {
@@ -46,11 +52,11 @@ int FuseDriver::DoSetattrLocked(Inode& inode, const SetattrArgs& args, const Cal
     }
     if ((set & FUSE_SET_ATTR_MTIME_NOW) != 0) set &= ~FUSE_SET_ATTR_MTIME;
   }
+  struct stat before;
+  if (fstat(at, &before) != 0) return errno;
   int error = 0;
   bool changed = false;
   if ((set & kOwner) != 0) {
-    struct stat before;
-    if (fstat(at, &before) != 0) return errno;
     const uid_t uid = (set & FUSE_SET_ATTR_UID) != 0 ? args.attr.st_uid : static_cast<uid_t>(-1);
     const gid_t gid = (set & FUSE_SET_ATTR_GID) != 0 ? args.attr.st_gid : static_cast<gid_t>(-1);
     if (fchownat(at, "", uid, gid, AT_EMPTY_PATH) != 0) {
@@ -86,6 +92,9 @@ int FuseDriver::DoSetattrLocked(Inode& inode, const SetattrArgs& args, const Cal
       changed = true;
     }
   }
+  // What a record would say is what it said before: chmod and chown to what is there already.
+  struct stat after;
+  if (changed && !atime_set && fstat(at, &after) == 0) changed = !SameAttributes(before, after);
   if (changed) {
     // The part that was done is journaled also where the rest failed.
     if (int lost =
