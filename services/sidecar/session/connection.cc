@@ -105,6 +105,7 @@ void Connection::On(const input::Granted& in) {
   TokenServiceAnswered();
   if (token_ != Token::kAcquiring && token_ != Token::kNone) return;
   token_ = Token::kGranted;
+  unknown_recall_ = Epoch();
   epoch_ = in.epoch;
   grant_head_ = in.head;
   granted_at_ = now_;
@@ -139,15 +140,9 @@ void Connection::On(const input::Recalled& in) {
     if (in.epoch == epoch_) recalled_ = true;
     return;
   }
-  if (token_ == Token::kAcquiring) {
-    recalled_epoch_ = std::max(recalled_epoch_, in.epoch);  // it overtook the grant
-    return;
-  }
-  if (token_ == Token::kNone) {
-    // A grant that this side does not know: its answer was lost. It made nothing under it.
-    epoch_ = in.epoch;
-    StartRelease();
-  }
+  // It may have overtaken its grant.
+  recalled_epoch_ = std::max(recalled_epoch_, in.epoch);
+  if (token_ == Token::kNone) unknown_recall_ = in.epoch;
 }
 
 void Connection::On(const input::RenewOk& in) {
@@ -392,6 +387,15 @@ void Connection::AdvanceDisconnected() {
 
 void Connection::AdvanceRecall() {
   switch (token_) {
+    case Token::kNone:
+      // A grant that this side does not know: its answer was lost, or its lease ran out here. With
+      // records pending it is asked for again instead, so that they are in the journal before the
+      // next holder writes.
+      if (unknown_recall_ && !pending() && quiet_) {
+        epoch_ = std::exchange(unknown_recall_, Epoch());
+        StartRelease();
+      }
+      break;
     case Token::kHeld:
       if (recalled_ && phase_ != Phase::kJoining) {
         token_ = Token::kFlushing;
@@ -525,7 +529,13 @@ void Connection::Disconnect(bool token_unreachable) {
     token_ = Token::kNone;
     Do(action::CancelAcquire{});
   } else if (token_ == Token::kGranted) {
-    StartRelease();
+    // With records pending it is left to its lease: they may be of this very grant.
+    if (pending() || !quiet_) {
+      token_ = Token::kNone;
+      epoch_ = Epoch();
+    } else {
+      StartRelease();
+    }
   }
   if (options_.offline_writes) {
     if (gate_open_ && gate_epoch_) Close();

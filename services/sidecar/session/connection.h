@@ -305,6 +305,7 @@ class Connection {
   bool renewing_ = false;
   bool recalled_ = false;
   Epoch recalled_epoch_;        // of a recall that overtook its grant
+  Epoch unknown_recall_;        // of a grant that this side does not hold
   uint64_t release_after_ = 0;  // joining: confirmed up to here is enough
   uint64_t reintegrate_until_ = 0;
   Monotonic retry_at_;  // Acquire and Release: not before
