@@ -73,7 +73,7 @@ def run_peers(settings, report, archive, ours):
             os.makedirs(target)
             report.progress(f"B2 {kind}, run {turn + 1}")
             if kind == "rsync":
-                name = "rsync loop"
+                name = "an rsync pass after it"
                 begin = time.monotonic()
                 extract(archive, f"{source}/tree")
                 # The pass that runs while tar works is of no use; the one after it counts.

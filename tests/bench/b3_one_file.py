@@ -9,7 +9,7 @@ from b1_visible import percentile, probe, wait_for
 from cluster import Cluster
 from peers import Lsyncd, rsync_once
 
-CHANGES = 20
+CHANGES = 50
 
 
 def measure_cluster(settings, report, files):
@@ -19,6 +19,7 @@ def measure_cluster(settings, report, files):
     with Cluster(
         settings, f"b3-{files}", lambda lower: trees.flat_files(lower, files)
     ) as cluster:
+        cluster.await_quiet()
         for run in range(settings.runs):
             report.progress(f"B3 {files} files, run {run + 1}")
             name = f"changed-{run}"

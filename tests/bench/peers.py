@@ -7,7 +7,8 @@ import subprocess
 import threading
 import time
 
-RSYNC = ["rsync", "-aHAX", "--delete"]
+# Without --modify-window=-1 rsync overlooks a change of equal size within one second.
+RSYNC = ["rsync", "-aHAX", "--delete", "--modify-window=-1"]
 
 
 class RsyncLoop:
@@ -60,7 +61,7 @@ class Lsyncd:
                 f'settings {{ logfile = "{self.log}", nodaemon = true, insist = true }}\n'
                 f'sync {{ default.rsync, source = "{source}", target = "{target}", '
                 f"delay = {delay}, rsync = {{ archive = true, hard_links = true, acls = true, "
-                "xattrs = true } }\n"
+                f'xattrs = true, _extra = {{ "--modify-window=-1" }} }} }}\n'
             )
         self.process = None
 

@@ -14,6 +14,7 @@ import b2_extract
 import b3_one_file
 import b4_large_file
 import b5_nginx
+from cluster import prefer
 from report import Report
 
 BENCHES = {
@@ -64,6 +65,8 @@ def main():
         parser.error(f"no benchmark {unknown[0]}; there are {', '.join(BENCHES)}")
 
     bring_loopback_up()
+    os.setsid()
+    prefer()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     home = os.path.join(arguments.home, f"run-{os.getpid()}")
     settings = Settings(arguments.build, home, arguments.quick)
