@@ -293,8 +293,8 @@ void SimNode::Capture() {
 
 void SimNode::ConnectForward() {
   auto stream = std::make_shared<Stream>(place_, kServer);
-  stream->on_break = Mine([this, stream] {
-    if (forward_ != stream) return;
+  stream->on_break = Mine([this, raw = stream.get()] {
+    if (forward_.get() != raw) return;
     forward_.reset();
     Step(input::StreamDown{});
     world_.After(absl::Milliseconds(50), Mine([this] {
@@ -370,8 +370,8 @@ bool SimNode::ApplyEntry(const record::v1::Entry& entry) {
 
 void SimNode::ConnectAppend() {
   auto stream = std::make_shared<Stream>(place_, kServer);
-  stream->on_break = Mine([this, stream] {
-    if (append_ != stream) return;
+  stream->on_break = Mine([this, raw = stream.get()] {
+    if (append_.get() != raw) return;
     append_.reset();
     world_.After(absl::Milliseconds(50), Mine([this] {
                    if (!append_ && append_epoch_) ConnectAppend();
