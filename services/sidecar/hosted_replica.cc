@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "services/common/log/log.h"
 #include "services/common/types/view.h"
+#include "services/sidecar/reconcile/keep_both.h"
+#include "services/sidecar/reconcile/snapshot_server_state.h"
 #include "services/sidecar/session/grpc/grpc_append_stream.h"
 #include "services/sidecar/session/grpc/grpc_forward_stream.h"
 #include "services/sidecar/session/grpc/grpc_token_client.h"
@@ -92,6 +94,13 @@ absl::Status HostedReplica::Init() {
   join_server_ = MakeGrpcJoinServer(options_.journal, options_.forwarder, assigned.collection(),
                                     options_.node);
   snapshots_ = std::make_unique<SnapshotServer>(options_.forwarder, *replica_);
+  resolver_ = std::make_unique<KeepBoth>(KeepBoth::Options{
+      .store_dir = absl::StrCat(options_.data_dir, "/conflicts-", assigned.collection_uid()),
+      .server = [this] { return std::make_unique<SnapshotServerState>(*join_server_); },
+      .presto = presto_.get(),
+      .wait = [this](absl::Duration duration) { return session_->WaitOrStop(duration); },
+      .hindered = [this](const absl::Status& reason) { session_->ResolvingHindered(reason); },
+      .conflict = [this](const std::string& kind) { session_->CountConflict(kind); }});
   ReplicaSession::Hooks hooks;
   hooks.join = [this](JoinContext& context) { return Join(*replica_, *join_server_, context); };
   hooks.serve = [this](const std::string& session) { snapshots_->Serve(session, *session_); };
@@ -106,7 +115,7 @@ absl::Status HostedReplica::Init() {
       ReplicaSession::Options{.offline_writes = !assigned.deny_offline_writes(),
                               .token_wait = options_.token_wait,
                               .disconnect_after = options_.disconnect_after},
-      *replica_, resolver_, metrics_.get(), std::move(hooks));
+      *replica_, *resolver_, metrics_.get(), std::move(hooks));
   session_->Start([this](ReplicaSession& session) {
     return ReplicaSession::Links{MakeGrpcTokenClient(options_.token, options_.assigned.collection(),
                                                      options_.node, options_.instance),

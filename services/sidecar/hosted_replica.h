@@ -76,7 +76,7 @@ class HostedReplica {
 
   const Options options_;
   std::unique_ptr<ReplicaMetrics> metrics_;
-  RefuseConflicts resolver_;
+  std::unique_ptr<ConflictResolver> resolver_;
   std::unique_ptr<Replica> replica_;
   std::unique_ptr<Presto> presto_;
   std::unique_ptr<JoinServer> join_server_;

@@ -43,7 +43,7 @@ class KeepBoth final : public ConflictResolver {
   // paused, and a restart resumes. Other errors are for good.
   absl::Status Resolve(const record::v1::Entry& entry, const absl::Status& conflict,
                        Replica& replica) override;
-  // Ends what a stop or a crash broke off. Before anything is applied, appended or mounted.
+  // Ends what a stop or a crash broke off. Before anything is applied or appended.
   absl::Status Resume(Replica& replica) override;
 
  private:

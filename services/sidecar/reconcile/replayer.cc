@@ -228,6 +228,7 @@ absl::Status Replayer::Finish() {
   NodeDb& db = replica_.mutable_db();
   auto batch = db.NewBatch();
   storage::v1::ReplicaRow state = replica_.state();
+  state.set_replayed_through(state.replay_through());
   state.set_replay_through(0);
   state.set_reset_done(false);
   state.set_first_replayed(0);

@@ -18,7 +18,8 @@ class ConflictResolver {
   // again. An error stops the replica with it: its gate closes, its files stay readable.
   virtual absl::Status Resolve(const record::v1::Entry& entry, const absl::Status& conflict,
                                Replica& replica) = 0;
-  // Called once before anything is applied or appended: ends what a stop or a crash broke off.
+  // Called before anything is applied or appended where records wait for replay (the gate is
+  // paused): ends what a stop or a crash broke off, and unpauses the gate.
   virtual absl::Status Resume(Replica&) { return absl::OkStatus(); }
 };
 

@@ -77,10 +77,6 @@ ReplicaMetrics::ReplicaMetrics(prometheus::Registry& registry, const std::string
   applied_bytes_ = Keep(CounterFamily(registry, "replication_applied_bytes_total",
                                       "Encoded bytes of forwarded records applied"),
                         {});
-  conflicts_ =
-      Keep(CounterFamily(registry, "conflicts_total",
-                         "Forwarded records that met a pending local record or its effect"),
-           {});
   auto histogram = [&](prometheus::Family<Histogram>& family,
                        const Histogram::BucketBoundaries& buckets) {
     Histogram* metric = &family.Add(labels_, buckets);
@@ -122,7 +118,16 @@ void ReplicaMetrics::ApplyFailed(const std::string& reason) {
   counter->Increment();
 }
 
-void ReplicaMetrics::Conflict() { conflicts_->Increment(); }
+void ReplicaMetrics::Conflict(const std::string& kind) {
+  absl::MutexLock lock(&mu_);
+  prometheus::Counter*& counter = conflicts_[kind];
+  if (counter == nullptr) {
+    counter = Keep(CounterFamily(registry_, "conflicts_total",
+                                 "Local records that met another state than they were made on"),
+                   {{"kind", kind}});
+  }
+  counter->Increment();
+}
 
 void ReplicaMetrics::State(const std::string& state) {
   absl::MutexLock lock(&mu_);

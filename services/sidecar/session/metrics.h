@@ -31,7 +31,8 @@ class ReplicaMetrics {
   // by the two clocks (negative: unknown).
   void Applied(const std::string& op, uint64_t bytes, double seconds, double delay_seconds);
   void ApplyFailed(const std::string& reason);
-  void Conflict();
+  // A conflict of this kind: "update/update" and so on.
+  void Conflict(const std::string& kind);
   void State(const std::string& state);
   void Token(bool held, uint64_t epoch);
   void Driver(const std::string& kind, const std::string& reason);
@@ -41,7 +42,6 @@ class ReplicaMetrics {
   // Seconds since 1970 of the last word from the server.
   void Contact(double unix_seconds);
   void Acquired(double seconds);
-  double conflicts() const { return conflicts_->Value(); }
 
  private:
   template <typename T>
@@ -60,7 +60,6 @@ class ReplicaMetrics {
   prometheus::Gauge* token_epoch_;
   prometheus::Gauge* mount_up_;
   prometheus::Counter* applied_bytes_;
-  prometheus::Counter* conflicts_;
   prometheus::Histogram* apply_seconds_;
   prometheus::Histogram* delay_seconds_;
   prometheus::Histogram* acquire_seconds_;
@@ -68,6 +67,7 @@ class ReplicaMetrics {
   absl::Mutex mu_;
   std::map<std::string, prometheus::Counter*> applied_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, prometheus::Counter*> apply_errors_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, prometheus::Counter*> conflicts_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, prometheus::Gauge*> states_ ABSL_GUARDED_BY(mu_);
 };
 

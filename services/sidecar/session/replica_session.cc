@@ -37,11 +37,11 @@ ReplicaSession::ReplicaSession(Options options, Replica& replica, ConflictResolv
       resolver_(resolver),
       metrics_(metrics),
       hooks_(std::move(hooks)),
-      confirmed_(replica.confirmed_origin_seq()),
+      confirmed_(replica.settled_origin_seq()),
       connection_({.offline_writes = options.offline_writes,
                    .token_wait = options.token_wait,
                    .disconnect_after = options.disconnect_after},
-                  replica.cursor(), replica.last_origin_seq(), replica.confirmed_origin_seq(),
+                  replica.cursor(), replica.last_origin_seq(), replica.settled_origin_seq(),
                   BootTime()),
       offline_writes_(options.offline_writes) {}
 
@@ -99,8 +99,22 @@ ReplicaSession::Status ReplicaSession::status() const {
   absl::MutexLock lock(&mu_);
   Status status = status_;
   status.conflicts = conflicts_.load();
+  if (resolving_.load() && status.phase != Connection::Phase::kFailed) {
+    status.phase = Connection::Phase::kReconnecting;
+    if (!hindrance_.ok()) status.error = hindrance_;
+  }
   status.head = std::max(status.head, Seq(heard_head_.load()));
   return status;
+}
+
+void ReplicaSession::ResolvingHindered(const absl::Status& reason) {
+  absl::MutexLock lock(&mu_);
+  hindrance_ = reason;
+}
+
+void ReplicaSession::CountConflict(const std::string& kind) {
+  ++conflicts_;
+  if (metrics_ != nullptr) metrics_->Conflict(kind);
 }
 
 bool ReplicaSession::WaitFor(const std::function<bool(const Status&)>& predicate,
@@ -171,7 +185,7 @@ void ReplicaSession::Refresh() {
   }
   Step(input::CursorMoved{replica_.cursor()});
   Step(input::LocalRecords{replica_.last_origin_seq()});
-  Step(input::JournalConfirmed{std::max(confirmed_.load(), replica_.confirmed_origin_seq())});
+  Step(input::JournalConfirmed{std::max(confirmed_.load(), replica_.settled_origin_seq())});
 }
 
 void ReplicaSession::Step(const Input& input) {
@@ -300,10 +314,7 @@ void ReplicaSession::Confirmed(uint64_t origin_seq) {
 
 void ReplicaSession::Refused(Epoch epoch, absl::Status status) {
   if (absl::IsFailedPrecondition(status)) return Post(input::StaleEpoch{epoch});
-  if (absl::IsAborted(status)) {
-    ++conflicts_;
-    if (metrics_ != nullptr) metrics_->Conflict();
-  }
+  if (absl::IsAborted(status)) CountConflict("refused by the journal");
   Post(input::Broken{absl::Status(
       status.code(), absl::StrCat("the journal refuses local records: ", status.message()))});
 }
@@ -386,10 +397,13 @@ absl::Status ReplicaSession::ApplyOne(const record::v1::Entry& entry,
       continue;
     }
     if (absl::IsAborted(status)) {
-      ++conflicts_;
-      if (metrics_ != nullptr) metrics_->Conflict();
+      resolving_ = true;
       absl::Status resolved = resolver_.Resolve(entry, status, replica_);
+      resolving_ = false;
+      heard_at_ns_ = absl::ToInt64Nanoseconds(BootTime());
       if (resolved.ok()) continue;
+      if (cancelled_.load()) return resolved;
+      CountConflict("unresolved");
       Post(input::Broken{resolved});
       return resolved;
     }
@@ -463,10 +477,20 @@ void ReplicaSession::RunJoin() {
     if (cancelled_.load()) return;
     if (!status.ok()) return Post(input::Broken{std::move(status)});
   }
+  // Readers see the tree while the rest of the replay waits for the server; writers are parked.
+  const bool resumes = replica_.replay_through() != 0;
+  if (resumes) replica_.gate().Pause();
   if (hooks_.joined) {
     if (absl::Status status = hooks_.joined(); !status.ok()) {
       return Post(input::Broken{std::move(status)});
     }
+  }
+  if (resumes) {
+    resolving_ = true;
+    const absl::Status status = resolver_.Resume(replica_);
+    resolving_ = false;
+    if (cancelled_.load()) return;
+    if (!status.ok()) return Post(input::Broken{status});
   }
   Post(input::Joined{});
   links_.forward->Start();

@@ -104,6 +104,11 @@ class ReplicaSession final : public AppendStream::Handler,
   // The token-service wants a token back.
   void Recalled(Epoch epoch);
   void SetOfflineWrites(bool allow);
+  // For the resolver. Waits; CANCELLED when the session stops.
+  absl::Status WaitOrStop(absl::Duration duration) { return Pause(duration); }
+  // Why resolving cannot go on now; OK when it can.
+  void ResolvingHindered(const absl::Status& reason);
+  void CountConflict(const std::string& kind);
   Status status() const;
   // Waits until `predicate` holds for the status; for tests and for those who wait for a state.
   bool WaitFor(const std::function<bool(const Status&)>& predicate, absl::Duration timeout) const;
@@ -183,6 +188,7 @@ class ReplicaSession final : public AppendStream::Handler,
   std::atomic<bool> cancelled_{false};
   std::atomic<uint64_t> gate_generation_{0};
   std::atomic<uint64_t> conflicts_{0};
+  std::atomic<bool> resolving_{false};
   std::atomic<bool> rejoin_asked_{false};
 
   // The loop's own.
@@ -202,6 +208,7 @@ class ReplicaSession final : public AppendStream::Handler,
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
   bool offline_writes_ ABSL_GUARDED_BY(mu_);
   Status status_ ABSL_GUARDED_BY(mu_);
+  absl::Status hindrance_ ABSL_GUARDED_BY(mu_);
   std::optional<Seq> join_granted_ ABSL_GUARDED_BY(mu_);
   uint64_t own_applied_ ABSL_GUARDED_BY(mu_) = 0;  // last own origin seq that came back
   OwnPosition own_position_ ABSL_GUARDED_BY(mu_);  // of that one

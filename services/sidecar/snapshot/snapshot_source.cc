@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <deque>
 #include <unordered_map>
 #include <utility>
@@ -41,7 +42,12 @@ absl::StatusOr<TableView> TakeView(Replica& replica, ReplicaSession& session) {
     const storage::v1::ReplicaRow state = out.view->state();
     out.seq = Seq(state.cursor());
     out.chain = state.chain();
-    if (state.last_origin_seq() == state.confirmed_origin_seq()) return out;
+    if (state.replay_through() != 0) {
+      return absl::UnavailableError("the replica is reconciling");
+    }
+    // A replay leaves origin seqs behind that are never sent.
+    const uint64_t settled = std::max(state.confirmed_origin_seq(), state.replayed_through());
+    if (state.last_origin_seq() == settled) return out;
     // Own records beyond the cursor: the view is the prefix that ends with the last of them, if
     // nobody else's came between.
     auto own = session.WaitOwnApplied(state.last_origin_seq(), kOwnRecordsWait);

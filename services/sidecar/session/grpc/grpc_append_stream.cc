@@ -178,7 +178,9 @@ class GrpcAppendStream final : public AppendStream {
         woken_ = false;
         after = sent_;
       }
-      auto records = replica_.db().ReadLocal(after, kMaxBatchRecords, kBatchBytes);
+      // What waits for replay is not sent; what it becomes follows what the journal has.
+      auto records = replica_.db().ReadLocal(std::max(after, replica_.replay_through()),
+                                             kMaxBatchRecords, kBatchBytes);
       if (records.empty()) continue;
       request->Clear();
       request->set_collection(collection_);
