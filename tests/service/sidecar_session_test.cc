@@ -10,6 +10,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -89,6 +90,34 @@ TEST(SidecarSessionTest, NodeCutOffReadsAndWritesAndComesBack) {
   EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
   EXPECT_EQ(cluster.Writer(1).Read("mine"), "before and alone");
   EXPECT_EQ(cluster.Writer(3).Read("theirs"), "meanwhile");
+}
+
+TEST(SidecarSessionTest, BothSidesOfACutWriteOneFile) {
+  SessionCluster cluster;
+  StartThree(cluster);
+  ASSERT_EQ(cluster.Writer(3).Write("page", 0, "before"), 0);
+  ASSERT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  cluster.Proxy(1, "cut");
+  ASSERT_TRUE(cluster.AwaitPhase(1, Connection::Phase::kDisconnected));
+  ASSERT_EQ(cluster.Writer(1).Write("page", 0, "from 1"), 0);
+  ASSERT_EQ(cluster.Writer(2).Write("page", 0, "from 2"), 0);
+  cluster.Proxy(1, "mend");
+  ASSERT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  EXPECT_EQ(cluster.Status(1).conflicts, 1u);
+  for (int node = 1; node <= 3; ++node) {
+    std::map<std::string, std::string> contents;
+    for (const auto& entry : std::filesystem::directory_iterator(cluster.Lower(node))) {
+      const std::string name = entry.path().filename();
+      const std::string shown = name.substr(0, std::min(name.find("-n"), name.size()));
+      contents[shown] = cluster.Writer(node).Read(name);
+    }
+    EXPECT_THAT(contents, testing::UnorderedElementsAre(testing::Pair("page", "from 2"),
+                                                        testing::Pair("page.conflict", "from 1")));
+  }
+  // It is a node as before.
+  EXPECT_EQ(cluster.Writer(1).Append("page", ", then 1"), 0);
+  EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  EXPECT_EQ(cluster.Writer(2).Read("page"), "from 2, then 1");
 }
 
 TEST(SidecarSessionTest, HolderCutOffLosesTheTokenAndReintegrates) {

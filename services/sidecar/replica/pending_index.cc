@@ -19,6 +19,7 @@ enum class Mark : uint8_t {
   kGone,        // the object lost its last name
   kNameLost,    // the object lost a name
   kUsed,        // the object is the directory of a new name
+  kTime,        // the object's modification time was set (a link changes attributes, not the time)
 };
 
 size_t Hash(Mark mark, uint64_t object, const std::string& name = {}) {
@@ -73,6 +74,13 @@ PendingIndex::Hashes PendingIndex::Marks(const Record& record) {
       hashes.push_back(Hash(Mark::kEntry, touch.object(), touch.name()));
     } else {
       hashes.push_back(Hash(MarkOf(touch.aspect()), touch.object()));
+    }
+  }
+  if (!record.has_link()) {
+    for (const record::v1::Touch& touch : RequiredTouches(record)) {
+      if (touch.aspect() != record::v1::ASPECT_ENTRY) {
+        hashes.push_back(Hash(Mark::kTime, touch.object()));
+      }
     }
   }
   const NameUse use = NamesOf(record);
@@ -142,8 +150,7 @@ std::vector<uint64_t> PendingIndex::Meeting(const Record& forwarded) const {
 
 bool PendingIndex::SetsMtimeOf(uint64_t object) const {
   return !records_.empty() && (counts_.contains(Hash(Mark::kUsed, object)) ||
-                               counts_.contains(Hash(Mark::kAttributes, object)) ||
-                               counts_.contains(Hash(Mark::kData, object)));
+                               counts_.contains(Hash(Mark::kTime, object)));
 }
 
 }  // namespace intermezzo::sidecar
