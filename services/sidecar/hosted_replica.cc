@@ -1,11 +1,14 @@
 #include "services/sidecar/hosted_replica.h"
 
+#include <errno.h>
 #include <grpcpp/channel.h>
+#include <sys/stat.h>
 
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "services/common/log/log.h"
+#include "services/common/status/errno.h"
 #include "services/common/types/view.h"
 #include "services/sidecar/reconcile/keep_both.h"
 #include "services/sidecar/reconcile/snapshot_server_state.h"
@@ -39,6 +42,25 @@ node::v1::Connection ToProto(Connection::Phase phase) {
   return node::v1::CONNECTION_UNSPECIFIED;
 }
 
+// A replica that has to join anew may do so in another lower directory; its table is made anew too.
+absl::Status FollowLowerDir(const LowerTree& lower, NodeDb& db) {
+  const storage::v1::ReplicaRow state = db.State();
+  auto row = db.Object(kRootObject);
+  if (state.joined() || state.cursor() == 0 || !row) return absl::OkStatus();
+  auto handle = lower.HandleAt(lower.root_fd(), "");
+  if (!handle.ok()) return handle.status();
+  if (row->handle_type() == handle->type && row->handle() == handle->bytes) return absl::OkStatus();
+  struct stat st;
+  if (fstat(lower.root_fd(), &st) != 0) return StatusFromErrno(errno, "fstat of the root");
+  auto batch = db.NewBatch();
+  batch->RemoveObject(kRootObject, *row);
+  row->set_handle_type(handle->type);
+  row->set_handle(handle->bytes);
+  row->set_inode(st.st_ino);
+  batch->PutObject(kRootObject, *row);
+  return db.Commit(std::move(batch), true);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HostedReplica>> HostedReplica::Open(Options options) {
@@ -55,7 +77,9 @@ absl::Status HostedReplica::Init() {
   if (!collection.ok()) return collection.status();
   const auto node = NodeName::Parse(options_.node);
   if (!node.ok()) return node.status();
-  const std::string db_dir = absl::StrCat(options_.data_dir, "/db-", assigned.collection_uid());
+  // Another incarnation has another database: it joins anew.
+  const std::string db_dir = absl::StrCat(options_.data_dir, "/db-", assigned.collection_uid(), "-",
+                                          options_.ordinal.value());
   if (absl::Status status = MakeDirectories(db_dir, 0700); !status.ok()) return status;
   if (absl::Status status = MakeDirectories(assigned.lower_dir(), 0755); !status.ok()) {
     return status;
@@ -64,6 +88,7 @@ absl::Status HostedReplica::Init() {
   if (!lower.ok()) return lower.status();
   auto db = NodeDb::Open(db_dir);
   if (!db.ok()) return db.status();
+  if (absl::Status status = FollowLowerDir(**lower, **db); !status.ok()) return status;
   Replica::Options replica_options{.collection = *collection,
                                    .collection_uid = assigned.collection_uid(),
                                    .node = *node,
@@ -73,15 +98,7 @@ absl::Status HostedReplica::Init() {
   if (!replica.ok()) return replica.status();
   replica_ = *std::move(replica);
   if (options_.join_anew) {
-    absl::MutexLock lock(&replica_->update_lock());
-    storage::v1::ReplicaRow state = replica_->state();
-    state.set_joined(false);
-    auto batch = replica_->mutable_db().NewBatch();
-    batch->PutState(state);
-    if (absl::Status status = replica_->mutable_db().Commit(std::move(batch), true); !status.ok()) {
-      return status;
-    }
-    if (absl::Status status = replica_->ReloadState(); !status.ok()) return status;
+    if (absl::Status status = SetNotJoined(); !status.ok()) return status;
   }
   metrics_ =
       std::make_unique<ReplicaMetrics>(*options_.metrics, assigned.collection(), options_.node);
@@ -156,6 +173,20 @@ absl::Status HostedReplica::Stop(absl::Duration timeout) {
     metrics_->MountUp(false);
   }
   return status;
+}
+
+absl::Status HostedReplica::Retire() { return SetNotJoined(); }
+
+absl::Status HostedReplica::SetNotJoined() {
+  absl::MutexLock lock(&replica_->update_lock());
+  storage::v1::ReplicaRow state = replica_->state();
+  state.set_joined(false);
+  auto batch = replica_->mutable_db().NewBatch();
+  batch->PutState(state);
+  if (absl::Status status = replica_->mutable_db().Commit(std::move(batch), true); !status.ok()) {
+    return status;
+  }
+  return replica_->ReloadState();
 }
 
 node::v1::ReplicaStatus HostedReplica::status() const {

@@ -64,6 +64,10 @@ class HostedReplica {
   // Hands back (see ReplicaSession::Stop), unmounts, syncs the database.
   absl::Status Stop(absl::Duration timeout);
 
+  // After Stop: this node no longer keeps this copy up to date. Should it be assigned again, what
+  // lies in the lower directory then is adopted. The database stays, for the counters in it.
+  absl::Status Retire();
+
   const Options& options() const { return options_; }
   Replica& replica() { return *replica_; }
   ReplicaSession& session() { return *session_; }
@@ -72,6 +76,7 @@ class HostedReplica {
  private:
   explicit HostedReplica(Options options);
   absl::Status Init();
+  absl::Status SetNotJoined();
   absl::Status Mount();
 
   const Options options_;

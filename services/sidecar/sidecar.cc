@@ -230,6 +230,13 @@ bool Sidecar::Reconcile() {
       log::Warning("replica not handed back",
                    {{"collection", collection}, {"error", std::string(status.message())}});
     }
+    if (found == wanted.end() ||
+        found->second->lower_dir() != replica->options().assigned.lower_dir()) {
+      if (absl::Status status = replica->Retire(); !status.ok()) {
+        log::Error("the replica's database cannot be written",
+                   {{"collection", collection}, {"error", std::string(status.message())}});
+      }
+    }
     log::Info("replica stopped; its files stay",
               {{"collection", collection}, {"lower_dir", replica->options().assigned.lower_dir()}});
     absl::MutexLock lock(&mu_);

@@ -322,5 +322,47 @@ TEST(SidecarJoinTest, LateJoinerGetsASnapshotWhileOthersWrite) {
   EXPECT_THAT(SetAside(cluster.dir() + "/node3"), testing::ElementsAre("index.html"));
 }
 
+TEST(SidecarJoinTest, ReplicaRemovedAndAddedAgainAdoptsWhatItHas) {
+  SessionCluster cluster;
+  StartThree(cluster);
+  ASSERT_EQ(cluster.Writer(1).Write("same", 0, "same"), 0);
+  ASSERT_EQ(cluster.Writer(2).Write("changes", 0, "before"), 0);
+  ASSERT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  cluster.RemoveReplica(2);
+  // Nobody watches the directory now.
+  WriteFile(cluster.Lower(2) + "/changes", "by hand");
+  WriteFile(cluster.Lower(2) + "/new", "by hand");
+  ASSERT_EQ(cluster.Writer(1).Write("later", 0, "later"), 0);
+  cluster.AddReplica(2);
+  EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  EXPECT_THAT(SetAside(cluster.dir() + "/node2"), testing::UnorderedElementsAre("changes", "new"));
+  // Its numbers go on.
+  ASSERT_EQ(cluster.Writer(2).Append("changes", " after"), 0);
+  EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  EXPECT_EQ(cluster.Writer(1).Read("changes"), "before after");
+}
+
+TEST(SidecarJoinTest, NodeWhoseDatabaseWasLostSaysSoAndWritesNothing) {
+  SessionCluster cluster;
+  StartThree(cluster);
+  ASSERT_EQ(cluster.Writer(2).Write("a", 0, "1"), 0);
+  ASSERT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  cluster.StopNode(2, true);
+  std::filesystem::remove_all(cluster.dir() + "/node2/data/replicas");
+  cluster.StartNode(2);
+  EXPECT_TRUE(Eventually([&] {
+    return std::string(cluster.Status(2).error.message()).find("remove the file") !=
+           std::string::npos;
+  })) << cluster.Status(2).error;
+  EXPECT_EQ(cluster.Status(2).phase, Connection::Phase::kJoining);
+  cluster.StopNode(2, true);
+  std::filesystem::remove(cluster.dir() + "/node2/data/instance");
+  cluster.StartNode(2);
+  EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  ASSERT_EQ(cluster.Writer(2).Append("a", "2"), 0);
+  EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
+  EXPECT_EQ(cluster.Writer(1).Read("a"), "12");
+}
+
 }  // namespace
 }  // namespace intermezzo

@@ -256,7 +256,7 @@ void SessionCluster::AddReplica(int node) {
   request.mutable_replica()->set_node(absl::StrCat("node", node));
   request.mutable_replica()->set_lower_dir(Lower(node));
   request.mutable_replica()->set_mount_dir(absl::StrCat(dir(), "/node", node, "/mnt"));
-  request.set_request_id(absl::StrCat("add", node));
+  request.set_request_id(absl::StrCat("add", ++requests_));
   // The node registers by itself.
   std::string error;
   const bool added = Eventually([&] {
@@ -268,6 +268,21 @@ void SessionCluster::AddReplica(int node) {
     return status.ok();
   });
   if (!added) Die(error);
+}
+
+void SessionCluster::RemoveReplica(int node) {
+  auto stub = registry::v1::RegistryService::NewStub(MakeChannel(addresses_["token-service"]));
+  registry::v1::RemoveReplicaRequest request;
+  request.set_collection("www");
+  request.set_node(absl::StrCat("node", node));
+  request.set_request_id(absl::StrCat("remove", ++requests_));
+  registry::v1::RemoveReplicaResponse response;
+  grpc::ClientContext context;
+  Bound(context);
+  const grpc::Status status = stub->RemoveReplica(&context, request, &response);
+  if (!status.ok()) Die(status.error_message());
+  const bool gone = Eventually([&] { return nodes_[node].sidecar->Find("www") == nullptr; });
+  if (!gone) Die("the replica still runs");
 }
 
 std::shared_ptr<sidecar::HostedReplica> SessionCluster::Replica(int node) {

@@ -68,6 +68,7 @@ class SessionCluster {
   // The collection is www.
   void CreateCollection(bool offline_writes = true);
   void AddReplica(int node);
+  void RemoveReplica(int node);
   std::string Lower(int node) const;
   std::shared_ptr<sidecar::HostedReplica> Replica(int node);
   ScriptedWriter Writer(int node) { return ScriptedWriter(Replica(node)); }
@@ -94,6 +95,7 @@ class SessionCluster {
   std::map<std::string, std::string> addresses_;
   std::map<std::string, std::string> metrics_;
   std::map<int, Node> nodes_;
+  int requests_ = 0;
 };
 
 }  // namespace intermezzo::tests

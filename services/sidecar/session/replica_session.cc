@@ -102,6 +102,8 @@ ReplicaSession::Status ReplicaSession::status() const {
   if (resolving_.load() && status.phase != Connection::Phase::kFailed) {
     status.phase = Connection::Phase::kReconnecting;
     if (!hindrance_.ok()) status.error = hindrance_;
+  } else if (status.phase == Connection::Phase::kJoining) {
+    status.error = hindrance_;
   }
   status.head = std::max(status.head, Seq(heard_head_.load()));
   return status;
@@ -527,6 +529,8 @@ void ReplicaSession::Progress(uint64_t objects, uint64_t total) {
   status_.joined_objects = objects;
   status_.total_objects = total;
 }
+
+void ReplicaSession::Hindered(const absl::Status& status) { ResolvingHindered(status); }
 
 absl::Status ReplicaSession::Pause(absl::Duration duration) {
   absl::MutexLock lock(&mu_);

@@ -45,6 +45,8 @@ class JoinContext {
   // Waits until the journal has everything up to this local record.
   virtual absl::Status WaitConfirmed(uint64_t origin_seq) = 0;
   virtual void Progress(uint64_t objects, uint64_t total) = 0;
+  // Why joining waits; OK where it does not.
+  virtual void Hindered(const absl::Status& status) = 0;
   // Waits before a retry. CANCELLED at once when the session stops.
   virtual absl::Status Pause(absl::Duration duration) = 0;
   virtual bool cancelled() const = 0;
@@ -143,6 +145,7 @@ class ReplicaSession final : public AppendStream::Handler,
   void ReleaseToken() override;
   absl::Status WaitConfirmed(uint64_t origin_seq) override;
   void Progress(uint64_t objects, uint64_t total) override;
+  void Hindered(const absl::Status& status) override;
   absl::Status Pause(absl::Duration duration) override;
   bool cancelled() const override { return cancelled_.load(); }
 
@@ -208,7 +211,7 @@ class ReplicaSession final : public AppendStream::Handler,
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
   bool offline_writes_ ABSL_GUARDED_BY(mu_);
   Status status_ ABSL_GUARDED_BY(mu_);
-  absl::Status hindrance_ ABSL_GUARDED_BY(mu_);
+  absl::Status hindrance_ ABSL_GUARDED_BY(mu_);  // why joining or resolving waits
   std::optional<Seq> join_granted_ ABSL_GUARDED_BY(mu_);
   uint64_t own_applied_ ABSL_GUARDED_BY(mu_) = 0;  // last own origin seq that came back
   OwnPosition own_position_ ABSL_GUARDED_BY(mu_);  // of that one

@@ -44,6 +44,7 @@ class Joiner {
     absl::Duration backoff = kMinBackoff;
     for (std::string told;;) {
       absl::Status status = Once();
+      context_.Hindered(status);
       if (status.ok() || context_.cancelled()) return status;
       if (!MayPass(status)) return status;
       if (told != status.message()) {
@@ -181,6 +182,7 @@ class Joiner {
         if (has_content) {
           if (absl::Status status = CheckComplete(part->object()); !status.ok()) return status;
         }
+        if (absl::Status status = CheckOwn(part->object()); !status.ok()) return status;
         if (absl::Status status = tree->Add(std::move(*part->mutable_object())); !status.ok()) {
           return status;
         }
@@ -190,6 +192,24 @@ class Joiner {
         return absl::InvalidArgumentError("snapshot: parts of the table in the wrong order");
       }
     }
+  }
+
+  // Numbers that this node gave before its database was lost would be given again, and the journal
+  // would take new records for old ones.
+  absl::Status CheckOwn(const forwarder::v1::SnapshotObject& object) {
+    uint64_t newest = std::max(Own(object.data_version()), Own(object.attributes_version()));
+    for (const auto& link : object.links()) newest = std::max(newest, Own(link.version()));
+    if (newest <= replica_.last_origin_seq()) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the collection has record ", newest, " of this node, and its database ends at ",
+        replica_.last_origin_seq(), ": the database was lost or is an old one. Stop the sidecar, ",
+        "remove the file `instance` of its data_dir, start it: it joins as a new incarnation"));
+  }
+
+  // The counter of a version of ours, else 0.
+  uint64_t Own(uint64_t version) const {
+    const Version v(version);
+    return v.ordinal() == replica_.options().ordinal ? v.counter() : 0;
   }
 
   // Adopting an import that is half there would set the other half aside.
