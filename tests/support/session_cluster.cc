@@ -1,9 +1,6 @@
 #include "tests/support/session_cluster.h"
 
-#include <fcntl.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -11,19 +8,14 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "intermezzo/journal/v1/journal.grpc.pb.h"
 #include "intermezzo/registry/v1/registry.grpc.pb.h"
 #include "services/common/config/config.h"
 #include "services/common/rpc/channel.h"
-#include "services/common/status/errno.h"
 #include "tests/support/eventually.h"
 #include "tests/support/tree_digest.h"
 
 namespace intermezzo::tests {
-
-using sidecar::Replica;
-using sidecar::UniqueFd;
 
 namespace {
 
@@ -60,87 +52,6 @@ void Bound(grpc::ClientContext& context) {
 }
 
 }  // namespace
-
-// ---- the writer --------------------------------------------------------------------------------
-
-std::string ScriptedWriter::Path(const std::string& name) const {
-  return hosted_->replica().lower().root() + "/" + name;
-}
-
-int ScriptedWriter::Update(const std::function<int()>& work) {
-  struct Pending {
-    absl::Notification done;
-    int error = 0;
-  } pending;
-  Replica& replica = hosted_->replica();
-  replica.gate().EnterOrPark([&](absl::Status status) {
-    if (status.ok()) {
-      pending.error = work();
-      replica.gate().Leave();
-    } else {
-      pending.error = ErrnoFromStatus(status);
-    }
-    pending.done.Notify();
-  });
-  pending.done.WaitForNotification();
-  return pending.error;
-}
-
-int ScriptedWriter::Create(const std::string& name) {
-  Replica& replica = hosted_->replica();
-  return Update([&] {
-    absl::MutexLock lock(&replica.update_lock());
-    UniqueFd fd(open(Path(name).c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644));
-    if (!fd) return errno;
-    return ErrnoFromStatus(replica.Created(kRootObject, replica.lower().root_fd(), name).status());
-  });
-}
-
-int ScriptedWriter::WriteInside(const std::string& name, uint64_t offset, bool append,
-                                const std::string& bytes) {
-  Replica& replica = hosted_->replica();
-  {
-    absl::MutexLock lock(&replica.update_lock());
-    UniqueFd fd(open(Path(name).c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644));
-    if (fd) {
-      const auto made = replica.Created(kRootObject, replica.lower().root_fd(), name);
-      if (!made.ok()) return ErrnoFromStatus(made.status());
-    } else if (errno != EEXIST) {
-      return errno;
-    }
-  }
-  UniqueFd fd(open(Path(name).c_str(), O_RDWR | O_CLOEXEC));
-  struct stat st;
-  if (!fd || fstat(fd.get(), &st) != 0) return errno;
-  const ObjectId object = replica.db().ByInode(st.st_ino);
-  {
-    absl::MutexLock lock(&replica.DataLock(object));
-    if (append) offset = static_cast<uint64_t>(lseek(fd.get(), 0, SEEK_END));
-    const ssize_t n = pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (n != static_cast<ssize_t>(bytes.size())) return errno;
-    replica.Wrote(object, offset, bytes.size());
-  }
-  return ErrnoFromStatus(replica.CutInline(object));
-}
-
-int ScriptedWriter::Write(const std::string& name, uint64_t offset, const std::string& bytes) {
-  return Update([&] { return WriteInside(name, offset, false, bytes); });
-}
-
-int ScriptedWriter::Append(const std::string& name, const std::string& bytes) {
-  return Update([&] { return WriteInside(name, 0, true, bytes); });
-}
-
-int ScriptedWriter::Unlink(const std::string& name) {
-  Replica& replica = hosted_->replica();
-  return Update([&] {
-    absl::MutexLock lock(&replica.update_lock());
-    if (unlink(Path(name).c_str()) != 0) return errno;
-    return ErrnoFromStatus(replica.Removed(kRootObject, replica.lower().root_fd(), name));
-  });
-}
-
-std::string ScriptedWriter::Read(const std::string& name) const { return ReadAll(Path(name)); }
 
 // ---- the cluster -------------------------------------------------------------------------------
 
@@ -291,6 +202,12 @@ std::shared_ptr<sidecar::HostedReplica> SessionCluster::Replica(int node) {
     Die(absl::StrCat("node", node, " has no replica"));
   }
   return replica;
+}
+
+ScriptedWriter SessionCluster::Writer(int node) {
+  auto hosted = Replica(node);
+  sidecar::Replica* replica = &hosted->replica();
+  return ScriptedWriter({std::move(hosted), replica});
 }
 
 sidecar::ReplicaSession::Status SessionCluster::Status(int node) {

@@ -14,34 +14,10 @@
 #include "absl/status/status.h"
 #include "services/sidecar/sidecar.h"
 #include "tests/support/child_process.h"
+#include "tests/support/scripted_writer.h"
 #include "tests/support/temp_dir.h"
 
 namespace intermezzo::tests {
-
-// Updates a replica as presto would: through the gate, waiting there as long as the session lets
-// it.
-class ScriptedWriter {
- public:
-  explicit ScriptedWriter(std::shared_ptr<sidecar::HostedReplica> hosted)
-      : hosted_(std::move(hosted)) {}
-
-  // All return 0 or an errno. Names are of the root directory.
-  int Create(const std::string& name);
-  // Creates the file where it is not there.
-  int Write(const std::string& name, uint64_t offset, const std::string& bytes);
-  // At the file's end as it is inside the gate.
-  int Append(const std::string& name, const std::string& bytes);
-  int Unlink(const std::string& name);
-  // As it is on the lower directory.
-  std::string Read(const std::string& name) const;
-
- private:
-  int Update(const std::function<int()>& work);
-  int WriteInside(const std::string& name, uint64_t offset, bool append, const std::string& bytes);
-  std::string Path(const std::string& name) const;
-
-  std::shared_ptr<sidecar::HostedReplica> hosted_;
-};
 
 class SessionCluster {
  public:
@@ -71,7 +47,7 @@ class SessionCluster {
   void RemoveReplica(int node);
   std::string Lower(int node) const;
   std::shared_ptr<sidecar::HostedReplica> Replica(int node);
-  ScriptedWriter Writer(int node) { return ScriptedWriter(Replica(node)); }
+  ScriptedWriter Writer(int node);
   sidecar::ReplicaSession::Status Status(int node);
   // Waits for the state; false after half a minute.
   bool AwaitPhase(int node, sidecar::Connection::Phase phase);
