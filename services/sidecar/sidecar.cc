@@ -116,6 +116,7 @@ void Sidecar::Drain(absl::Duration timeout) {
     running = running_;
   }
   std::vector<std::thread> threads;
+  threads.reserve(running.size());
   for (auto& [collection, replica] : running) {
     threads.emplace_back([&replica = replica, &collection = collection, deadline] {
       if (absl::Status status = replica->Stop(deadline - absl::Now()); !status.ok()) {

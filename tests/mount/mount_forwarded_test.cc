@@ -401,5 +401,50 @@ TEST_F(MountForwardedTest, AppendGoesToTheTrueEnd) {
   EXPECT_EQ(ReadFile(mount_.Low("log")), "one\ntwo\nthree\n");
 }
 
+// A reconciliation makes files anew under the ids that the kernel and applications know.
+TEST_F(MountForwardedTest, WhatIsOpenOfAnObjectThatIsMadeAgainIsTheNewOne) {
+  ASSERT_EQ(origin_.Create("f", 0644), 0);
+  ASSERT_EQ(origin_.Write("f", 0, "old"), 0);
+  ForwardAndTell();
+  Reader reader(Mnt("f"));
+  EXPECT_EQ(reader.Look(0).read, 'o');
+  {
+    sidecar::Replica& replica = mount_.replica();
+    absl::MutexLock lock(&replica.update_lock());
+    const auto entry = replica.db().Entry(kRootObject, "f");
+    ASSERT_TRUE(entry.has_value());
+    const ObjectId object(entry->object());
+    ASSERT_EQ(unlinkat(replica.lower().root_fd(), "f", 0), 0);
+    auto batch = replica.mutable_db().NewBatch();
+    batch->RemoveEntry(kRootObject, "f");
+    batch->RemoveObject(object, *replica.db().Object(object));
+    ASSERT_TRUE(replica.mutable_db().Commit(std::move(batch), false).ok());
+    record::v1::Record create;
+    create.mutable_create()->set_parent(kRootObject.value());
+    create.mutable_create()->set_name("f");
+    create.mutable_create()->set_object(object.value());
+    create.mutable_create()->set_kind(record::v1::OBJECT_KIND_FILE);
+    create.mutable_create()->mutable_attributes()->set_mode(0644);
+    create.mutable_create()->mutable_attributes()->mutable_mtime();
+    create.mutable_create()->mutable_parent_mtime();
+    record::v1::Record write;
+    write.mutable_write()->set_object(object.value());
+    write.mutable_write()->add_extents()->set_length(5);
+    write.mutable_write()->set_size(5);
+    write.mutable_write()->mutable_mtime();
+    const auto nothing = [](sidecar::NodeDb::Batch&) {};
+    absl::Status status = replica.MakeUpdate(create, "", nothing);
+    ASSERT_TRUE(status.ok()) << status;
+    status = replica.MakeUpdate(write, "newer", nothing);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  ASSERT_TRUE(mount_.presto().WaitInvalidated(absl::Seconds(30)));
+  const Reader::Seen seen = reader.Look(0);
+  EXPECT_EQ(seen.read, 'n');
+  EXPECT_EQ(seen.size, 5);
+  EXPECT_EQ(seen.mapped, 'n');
+  EXPECT_EQ(ReadFile(Mnt("f")), "newer");
+}
+
 }  // namespace
 }  // namespace intermezzo::tests

@@ -99,8 +99,9 @@ absl::StatusOr<std::vector<EntryPtr>> MemoryJournal::Read(Seq from, const ReadOp
 
 bool MemoryJournal::ReadCached(Seq from, const ReadOptions& options, std::vector<EntryPtr>& out) {
   auto entries = Read(from, options);
-  if (entries.ok()) out = *std::move(entries);
-  return entries.ok();
+  if (!entries.ok()) return false;
+  out = *std::move(entries);
+  return true;
 }
 
 absl::StatusOr<std::string> MemoryJournal::ChainAt(Seq seq) {

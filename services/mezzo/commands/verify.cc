@@ -34,8 +34,9 @@ std::string PathText(const std::string& path) { return path.empty() ? "." : Esca
 std::string ValuesText(const Difference& difference) {
   std::vector<std::pair<std::string, std::vector<std::string>>> groups;
   for (const auto& [node, value] : difference.values) {
-    const auto same = std::find_if(groups.begin(), groups.end(),
-                                   [&](const auto& group) { return group.first == value; });
+    const auto same =
+        std::find_if(groups.begin(), groups.end(),
+                     [&value = value](const auto& group) { return group.first == value; });
     if (same != groups.end()) {
       same->second.push_back(node);
     } else {

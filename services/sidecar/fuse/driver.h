@@ -50,6 +50,7 @@ class FuseDriver : public KernelCache {
 
   Invalidator& invalidator() { return invalidator_; }
   const InodeTable& inodes() const { return inodes_; }
+  InodeTable& inodes() { return inodes_; }
   int parked() const;
 
   // KernelCache.

@@ -25,6 +25,7 @@ absl::Status FusePresto::Mount() { return driver_->Mount(); }
 void FusePresto::Unmount(absl::Duration grace) { driver_->Unmount(grace); }
 void FusePresto::Invalidate(Invalidation what) { driver_->Invalidate(what); }
 void FusePresto::BeforeRemoval(ObjectId object) { driver_->BeforeRemoval(object); }
+void FusePresto::Remade(ObjectId object) { driver_->inodes().Remade(object); }
 absl::Status FusePresto::FlushMappings(absl::Duration timeout) {
   return driver_->FlushMappings(timeout);
 }

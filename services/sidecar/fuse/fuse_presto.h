@@ -47,6 +47,7 @@ class FusePresto : public Presto {
   void Unmount(absl::Duration grace) override;
   void Invalidate(Invalidation what) override;
   void BeforeRemoval(ObjectId object) override;
+  void Remade(ObjectId object) override;
   absl::Status FlushMappings(absl::Duration timeout) override;
   std::string kind() const override { return "fuse"; }
 

@@ -183,6 +183,27 @@ bool InodeTable::Pin(Inode& inode) {
   return true;
 }
 
+void InodeTable::Remade(ObjectId id) {
+  const std::optional<storage::v1::ObjectRow> row = db_.Object(id);
+  if (!row) return;
+  FdPtr gone[Inode::kSlots + 1];  // closed after the lock is released
+  absl::MutexLock lock(&mu_);
+  auto it = inodes_.find(id.value());
+  if (it == inodes_.end()) return;
+  Inode& inode = *it->second;
+  for (int slot = 0; slot < Inode::kSlots; ++slot) {
+    if (inode.fds[slot] == nullptr) continue;
+    gone[slot] = std::move(inode.fds[slot]);
+    lru_.erase(inode.lru[slot]);
+  }
+  gone[Inode::kSlots] = std::move(inode.pinned);
+  inode.handle = LowerHandle{row->handle_type(), row->handle()};
+  inode.lower_ino = row->inode();
+  inode.removed = false;
+  inode.removed_elsewhere = false;
+  inode.plain = false;
+}
+
 void InodeTable::Unpin(Inode& inode) {
   FdPtr gone;
   absl::MutexLock lock(&mu_);

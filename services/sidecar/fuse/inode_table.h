@@ -32,7 +32,7 @@ struct Inode {
   explicit Inode(ObjectId object, uint64_t lower) : id(object), lower_ino(lower) {}
   const ObjectId id;
   // The lower file system's inode number.
-  const uint64_t lower_ino;
+  std::atomic<uint64_t> lower_ino;
   // Lost its last name: nothing about it is journaled any more.
   std::atomic<bool> removed{false};
   // ... by a forwarded record: a name that still leads here is one that the kernel remembers.
@@ -76,6 +76,9 @@ class InodeTable {
 
   // Keeps the object openable after its last name goes. False: it could not be opened.
   bool Pin(Inode& inode);
+  // The object has another lower object from now on, as its row says: what the kernel knows by the
+  // id means that one. Nothing where the kernel does not know it.
+  void Remade(ObjectId id);
   // Undoes Pin() where a name was left.
   void Unpin(Inode& inode);
 

@@ -43,6 +43,9 @@ class Presto {
   // A forwarded record is about to take this object's last name: keep it open if it may be in use.
   // Never blocks, never fails. Called with the replica's update lock held.
   virtual void BeforeRemoval(ObjectId object) {}
+  // The object was made again under its id, as another lower object: what applications have open of
+  // it means that one from now on. Called with the replica's update lock held, after the commit.
+  virtual void Remade(ObjectId object) {}
   // Makes dirty pages of shared mappings arrive as ordinary writes; the gate is still open.
   // DEADLINE_EXCEEDED: they did not all arrive in time.
   virtual absl::Status FlushMappings(absl::Duration timeout) = 0;

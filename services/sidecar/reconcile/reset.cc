@@ -387,8 +387,13 @@ absl::Status Reset::PlaceObject(const Object& object) {
   if (fetch_.contains(id.value())) row->set_data_version(made ? 0 : kInitialVersion.value());
   if (!changed) return absl::OkStatus();
   batch->PutObject(id, *row);
+  if (absl::Status status = replica_.mutable_db().Commit(std::move(batch), /*sync=*/false);
+      !status.ok()) {
+    return status;
+  }
+  if (made && presto_ != nullptr) presto_->Remade(id);
   Stale(id.value());
-  return replica_.mutable_db().Commit(std::move(batch), /*sync=*/false);
+  return absl::OkStatus();
 }
 
 // ---- content -----------------------------------------------------------------------------------

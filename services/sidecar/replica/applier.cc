@@ -126,11 +126,14 @@ absl::Status Applier::Make(Record op, const std::string& payload,
   making_ = false;
   if (!performed.ok()) return performed;
   rider(*change.batch);
+  const ObjectId made(op.create().object());
   if (absl::Status status = core_.CommitLocal(std::move(op), payload, std::move(change.batch));
       !status.ok()) {
     return status;
   }
-  if (presto != nullptr) presto->Invalidate(std::move(change.stale));
+  if (presto == nullptr) return absl::OkStatus();
+  if (made) presto->Remade(made);
+  presto->Invalidate(std::move(change.stale));
   return absl::OkStatus();
 }
 

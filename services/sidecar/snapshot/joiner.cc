@@ -20,7 +20,6 @@
 namespace intermezzo::sidecar {
 namespace {
 
-using forwarder::v1::SnapshotPart;
 using forwarder::v1::SnapshotQuery;
 
 // Up to here the entries themselves are as good as a snapshot.

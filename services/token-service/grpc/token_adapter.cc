@@ -140,7 +140,7 @@ grpc::ServerUnaryReactor* TokenAdapter::GetToken(grpc::CallbackServerContext* co
 grpc::ServerUnaryReactor* TokenAdapter::RecallToken(grpc::CallbackServerContext* context,
                                                     const v1::RecallTokenRequest* request,
                                                     v1::RecallTokenResponse* response) {
-  const std::string id = request->request_id();
+  const std::string& id = request->request_id();
   if (absl::Status status = CheckRequestId(id); !status.ok()) return Answered(context, status);
   if (RecalledBefore(id)) return Answered(context, absl::OkStatus());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
