@@ -69,6 +69,7 @@ std::vector<std::string> CollectionProgress::SnapshotSources(std::string_view jo
   std::stable_sort(live.begin(), live.end(),
                    [](const auto& a, const auto& b) { return a.first > b.first; });
   std::vector<std::string> nodes;
+  nodes.reserve(live.size());
   for (auto& [seq, node] : live) nodes.push_back(std::move(node));
   return nodes;
 }
