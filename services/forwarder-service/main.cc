@@ -36,15 +36,15 @@ class Process final : public Application {
 }  // namespace intermezzo::forwarder
 
 int main(int argc, char** argv) {
-  using namespace intermezzo;
-  config::v1::ForwarderServiceConfig config;
-  return Run(
+  intermezzo::config::v1::ForwarderServiceConfig config;
+  return intermezzo::Run(
       argc, argv, "forwarder-service", config,
-      [&]() -> config::v1::Runner& { return *config.mutable_runner(); },
-      [&](RunnerContext& context) -> absl::StatusOr<std::unique_ptr<Application>> {
-        absl::Status status = RequireField(config.journal_address(), "journal_address");
-        status.Update(RequireField(config.token_address(), "token_address"));
+      [&]() -> intermezzo::config::v1::Runner& { return *config.mutable_runner(); },
+      [&](intermezzo::RunnerContext& context)
+          -> absl::StatusOr<std::unique_ptr<intermezzo::Application>> {
+        absl::Status status = intermezzo::RequireField(config.journal_address(), "journal_address");
+        status.Update(intermezzo::RequireField(config.token_address(), "token_address"));
         if (!status.ok()) return status;
-        return std::make_unique<forwarder::Process>(config, context);
+        return std::make_unique<intermezzo::forwarder::Process>(config, context);
       });
 }
