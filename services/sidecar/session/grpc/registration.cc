@@ -46,15 +46,29 @@ void Registration::Shutdown() {
   if (recalls_thread_.joinable()) recalls_thread_.join();
 }
 
-bool Registration::Begin(grpc::ClientContext** slot, grpc::ClientContext* context) {
-  absl::MutexLock lock(&mu_);
-  *slot = context;
-  return !shutdown_;
-}
+class Registration::Call {
+ public:
+  Call(Registration& owner, grpc::ClientContext** slot) : owner_(owner), slot_(slot) {
+    absl::MutexLock lock(&owner_.mu_);
+    *slot_ = &context_;
+    if (owner_.shutdown_) context_.TryCancel();
+  }
+  ~Call() {
+    absl::MutexLock lock(&owner_.mu_);
+    *slot_ = nullptr;
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  grpc::ClientContext* context() { return &context_; }
 
-bool Registration::End(grpc::ClientContext** slot, absl::Duration* backoff, bool heard) {
+ private:
+  Registration& owner_;
+  grpc::ClientContext** const slot_;
+  grpc::ClientContext context_;
+};
+
+bool Registration::Wait(absl::Duration* backoff, bool heard) {
   absl::MutexLock lock(&mu_);
-  *slot = nullptr;
   if (heard) *backoff = kMinBackoff;
   mu_.AwaitWithTimeout(absl::Condition(&shutdown_), *backoff);
   *backoff = std::min(*backoff * 2, kMaxBackoff);
@@ -66,20 +80,12 @@ void Registration::RunRegistry() {
   std::string told;
   for (;;) {
     bool heard = false;
-    absl::Status status;
-    {
-      grpc::ClientContext context;
-      if (!Begin(&registry_context_, &context)) return;
-      status = Register(&context);
-      Begin(&registry_context_, nullptr);
-    }
+    absl::Status status = Register(Call(*this, &registry_context_).context());
     if (status.ok()) {
-      grpc::ClientContext context;
-      if (!Begin(&registry_context_, &context)) return;
-      status = WatchReplicas(&context, &heard);
+      status = WatchReplicas(Call(*this, &registry_context_).context(), &heard);
     }
     if (heard) told.clear();
-    if (!End(&registry_context_, &backoff, heard)) return;
+    if (!Wait(&backoff, heard)) return;
     const std::string message(status.message());
     if (message == told) continue;  // once for each reason, not for each try
     told = message;
@@ -130,13 +136,11 @@ void Registration::RunRecalls() {
     absl::MutexLock lock(&mu_);
     mu_.Await(absl::Condition(&ready));
   }
-  for (;;) {
-    bool heard = false;
-    grpc::ClientContext context;
-    if (!Begin(&recalls_context_, &context)) return;
-    (void)WatchRecalls(&context, &heard);
-    if (!End(&recalls_context_, &backoff, heard)) return;
-  }
+  bool heard = false;
+  do {
+    heard = false;
+    (void)WatchRecalls(Call(*this, &recalls_context_).context(), &heard);
+  } while (Wait(&backoff, heard));
 }
 
 absl::Status Registration::WatchRecalls(grpc::ClientContext* context, bool* heard) {

@@ -53,10 +53,10 @@ class Registration {
   absl::Status Register(grpc::ClientContext* context);
   absl::Status WatchReplicas(grpc::ClientContext* context, bool* heard);
   absl::Status WatchRecalls(grpc::ClientContext* context, bool* heard);
-  // False: shut down. Keeps the context where Shutdown cancels it.
-  bool Begin(grpc::ClientContext** slot, grpc::ClientContext* context);
+  // A call under way, for Shutdown to cancel, as long as this lives.
+  class Call;
   // Waits before the next try; false: shut down.
-  bool End(grpc::ClientContext** slot, absl::Duration* backoff, bool heard);
+  bool Wait(absl::Duration* backoff, bool heard);
 
   const std::shared_ptr<grpc::Channel> channel_;
   const std::string node_;
