@@ -26,7 +26,7 @@ if(INTERMEZZO_SANITIZE STREQUAL "address")
 elseif(INTERMEZZO_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread)
   add_link_options(-fsanitize=thread)
-  # Our calls of abseil's locks go through sanitizers/tsan_abseil.cc, which says why.
+  # Some of our calls of abseil go through sanitizers/tsan_abseil.cc, which says why.
   add_library(tsan_abseil STATIC ${CMAKE_SOURCE_DIR}/deploy/sanitizers/tsan_abseil.cc)
   target_link_libraries(tsan_abseil PUBLIC absl::synchronization)
   file(STRINGS ${CMAKE_SOURCE_DIR}/deploy/sanitizers/tsan_abseil.cc lines REGEX "WRAPPED[_CONST]*[(][0-9]")
