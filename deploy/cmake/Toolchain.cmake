@@ -28,7 +28,7 @@ elseif(INTERMEZZO_SANITIZE STREQUAL "thread")
   add_link_options(-fsanitize=thread)
   # Some of our calls of abseil go through sanitizers/tsan_abseil.cc, which says why.
   add_library(tsan_abseil STATIC ${CMAKE_SOURCE_DIR}/deploy/sanitizers/tsan_abseil.cc)
-  target_link_libraries(tsan_abseil PUBLIC absl::synchronization)
+  target_link_libraries(tsan_abseil PUBLIC absl::status absl::synchronization)
   file(STRINGS ${CMAKE_SOURCE_DIR}/deploy/sanitizers/tsan_abseil.cc lines REGEX "WRAPPED[_CONST]*[(][0-9]")
   foreach(line IN LISTS lines)
     string(REGEX MATCH "WRAPPED(_CONST)?[(]([0-9A-Za-z_]+)[)]" matched "${line}")
