@@ -209,11 +209,36 @@ void FakeRegistry::RemoveCollection(const std::string& name) {
 void FakeRegistry::Register(const std::string& collection, const std::string& node) {
   absl::MutexLock lock(&mu_);
   replicas_[collection].push_back(node);
+  auto [it, added] = nodes_.try_emplace(node);
+  if (!added) return;
+  it->second.set_name(node);
+  it->second.set_instance("instance-" + node);
+  it->second.set_ordinal(100 + node[0]);
 }
 
 void FakeRegistry::Unregister(const std::string& collection, const std::string& node) {
   absl::MutexLock lock(&mu_);
   std::erase(replicas_[collection], node);
+}
+
+void FakeRegistry::SetIncarnation(const std::string& node, const std::string& instance,
+                                  uint32_t ordinal) {
+  absl::MutexLock lock(&mu_);
+  nodes_[node].set_name(node);
+  nodes_[node].set_instance(instance);
+  nodes_[node].set_ordinal(ordinal);
+}
+
+// Pages of one node.
+grpc::Status FakeRegistry::ListNodes(grpc::ServerContext* context,
+                                     const registry::v1::ListNodesRequest* request,
+                                     registry::v1::ListNodesResponse* response) {
+  absl::MutexLock lock(&mu_);
+  auto it = nodes_.upper_bound(request->page_token());
+  if (it == nodes_.end()) return grpc::Status::OK;
+  *response->add_nodes() = it->second;
+  if (std::next(it) != nodes_.end()) response->set_next_page_token(it->first);
+  return grpc::Status::OK;
 }
 
 grpc::Status FakeRegistry::ListCollections(grpc::ServerContext* context,

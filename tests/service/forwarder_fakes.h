@@ -82,6 +82,12 @@ class FakeRegistry final : public registry::v1::RegistryService::Service {
   void RemoveCollection(const std::string& name);
   void Register(const std::string& collection, const std::string& node);
   void Unregister(const std::string& collection, const std::string& node);
+  // Who has the name; before, an incarnation as ForwarderTest::HelloOf says it.
+  void SetIncarnation(const std::string& node, const std::string& instance, uint32_t ordinal);
+
+  grpc::Status ListNodes(grpc::ServerContext* context,
+                         const registry::v1::ListNodesRequest* request,
+                         registry::v1::ListNodesResponse* response) override;
 
   grpc::Status ListCollections(grpc::ServerContext* context,
                                const registry::v1::ListCollectionsRequest* request,
@@ -94,6 +100,7 @@ class FakeRegistry final : public registry::v1::RegistryService::Service {
   absl::Mutex mu_;
   std::map<std::string, uint64_t> collections_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::vector<std::string>> replicas_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, registry::v1::Node> nodes_ ABSL_GUARDED_BY(mu_);
 };
 
 // A replica's end of a Forward stream. A thread reads all that comes.

@@ -113,6 +113,54 @@ TEST_F(ForwarderTest, ANewerStreamTakesOver) {
   EXPECT_EQ(older->last_seq(), 10u);
 }
 
+TEST_F(ForwarderTest, ASecondNodeOfOneNameIsRefusedAndTheFirstIsNotDisturbed) {
+  journal_.AppendRecords("www", 10);
+  Start();
+  auto first = Connect("a");
+  ASSERT_TRUE(first->AwaitSeq(10));
+  v1::Hello hello = HelloOf("a", 5);
+  hello.set_instance("another-machine");
+  hello.set_ordinal(300);
+  TestReplica second(*stub_, hello, true);
+  grpc::Status status = second.AwaitEnd();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("instance-a"));
+  EXPECT_THAT(status.error_message(), HasSubstr("another-machine"));
+  EXPECT_THAT(status.error_message(), HasSubstr("another name"));
+  EXPECT_TRUE(second.entries().empty());
+  // The right instance with another's ordinal would get records without the payloads it lacks.
+  hello = HelloOf("a", 5);
+  hello.set_ordinal(300);
+  EXPECT_EQ(TestReplica(*stub_, hello, true).AwaitEnd().error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
+  journal_.AppendRecords("www", 5);
+  ASSERT_TRUE(first->AwaitSeq(15));
+  ExpectDense(*first, journal_, 1, 15);
+  ASSERT_TRUE(
+      AwaitProgress("a", [](const auto& progress) { return progress.applied_seq() == 15; }));
+  EXPECT_EQ(journal_.subscriptions().size(), 1u);
+}
+
+TEST_F(ForwarderTest, ANameThatWentToAnotherIncarnationIsTheOthers) {
+  options_.poll = absl::Minutes(10);  // only the other's hello makes it ask again
+  journal_.AppendRecords("www", 10);
+  Start();
+  auto former = Connect("a");
+  ASSERT_TRUE(former->AwaitSeq(10));
+  registry_.SetIncarnation("a", "made-anew", 300);
+  v1::Hello hello = HelloOf("a", 0);
+  hello.set_instance("made-anew");
+  hello.set_ordinal(300);
+  TestReplica now(*stub_, hello, true);
+  ASSERT_TRUE(now.AwaitSeq(10));
+  grpc::Status status = former->AwaitEnd();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("made-anew"));
+  EXPECT_EQ(Connect("a", 10)->AwaitEnd().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  journal_.AppendRecords("www", 5);
+  EXPECT_TRUE(now.AwaitSeq(15));
+}
+
 TEST_F(ForwarderTest, UnknownReplicasAndOtherCollectionsAreRefused) {
   Start();
   auto unknown = Connect("zebra");

@@ -40,6 +40,21 @@ void Collection::SetReplicas(const std::set<std::string>& nodes) {
   for (auto& done : satisfied) done(absl::OkStatus());
 }
 
+void Collection::EndStrangers(const Incarnations& registered) {
+  std::vector<std::pair<std::weak_ptr<ReplicaStream>, absl::Status>> strangers;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [node, entry] : streams_) {
+      absl::Status status =
+          CheckIncarnation(registered, node, entry.self.instance, entry.self.ordinal);
+      if (!status.ok()) strangers.emplace_back(entry.stream, std::move(status));
+    }
+  }
+  for (auto& [weak, status] : strangers) {
+    if (auto stream = weak.lock()) stream->Close(status);
+  }
+}
+
 void Collection::End(const absl::Status& status) {
   std::map<std::string, Stream> streams;
   std::map<uint64_t, Waiter> waiters;
@@ -60,7 +75,7 @@ void Collection::End(const absl::Status& status) {
 }
 
 absl::Status Collection::Attach(const std::string& node, StreamId id, Seq cursor,
-                                std::weak_ptr<ReplicaStream> stream) {
+                                std::weak_ptr<ReplicaStream> stream, Incarnation self) {
   std::shared_ptr<ReplicaStream> former;
   {
     absl::MutexLock lock(&mu_);
@@ -74,7 +89,7 @@ absl::Status Collection::Attach(const std::string& node, StreamId id, Seq cursor
     }
     ++counters_[node].connects;
     former = streams_[node].stream.lock();
-    streams_[node] = {id, std::move(stream)};
+    streams_[node] = {id, std::move(stream), std::move(self)};
   }
   // Only ever from a newer stream to an older one, so no two wait for each other.
   if (former) former->Close(absl::AbortedError("a newer stream of this replica took over"));

@@ -21,6 +21,7 @@
 #include "services/forwarder-service/core/collection_progress.h"
 #include "services/forwarder-service/core/replica_progress.h"
 #include "services/forwarder-service/grpc/environment.h"
+#include "services/forwarder-service/grpc/incarnation.h"
 #include "services/forwarder-service/grpc/open_calls.h"
 
 namespace intermezzo::forwarder {
@@ -61,14 +62,17 @@ class Collection {
   bool Has(const std::string& node) const;
   // Streams of replicas that are gone are ended; waiters may be satisfied by that.
   void SetReplicas(const std::set<std::string>& nodes);
+  // Ends streams of incarnations that are not the registered ones (any more).
+  void EndStrangers(const Incarnations& registered);
   // The collection was deleted: everything that is open for it ends with `status`, now and later.
   void End(const absl::Status& status);
 
   // ---- a stream's side -----------------------------------------------------------------------
   // Makes `stream` the replica's current one and ends the former. ABORTED: a newer one is there.
   // FAILED_PRECONDITION: no such replica.
+  // `self`: who the stream says that it is.
   absl::Status Attach(const std::string& node, StreamId id, Seq cursor,
-                      std::weak_ptr<ReplicaStream> stream);
+                      std::weak_ptr<ReplicaStream> stream, Incarnation self);
   void Detach(const std::string& node, StreamId id);
   // What a message of the journal said beside its entries. `now_ns` 0: not known.
   void HeadSeen(const JournalHead& head, int64_t now_ns);
@@ -105,6 +109,7 @@ class Collection {
   struct Stream {
     StreamId id = 0;
     std::weak_ptr<ReplicaStream> stream;
+    Incarnation self;
   };
   struct Counters {
     uint64_t connects = 0;

@@ -59,6 +59,12 @@ absl::StatusOr<std::shared_ptr<Collection>> Directory::FindReplica(const std::st
   return found;
 }
 
+absl::Status Directory::CheckNode(const std::string& node, const std::string& instance,
+                                  uint32_t ordinal) const {
+  absl::MutexLock lock(&mu_);
+  return CheckIncarnation(nodes_, node, instance, ordinal);
+}
+
 std::vector<std::shared_ptr<Collection>> Directory::All() const {
   std::vector<std::shared_ptr<Collection>> all;
   absl::MutexLock lock(&mu_);
@@ -91,7 +97,7 @@ void Directory::Run() {
         return;
       }
     }
-    absl::StatusOr<std::map<std::string, Listed>> listed = Ask();
+    absl::StatusOr<Listed> listed = Ask();
     if (listed.ok()) {
       Apply(*listed);
     } else if (!failed) {
@@ -108,8 +114,8 @@ void Directory::Run() {
   }
 }
 
-absl::StatusOr<std::map<std::string, Directory::Listed>> Directory::Ask() {
-  std::map<std::string, Listed> listed;
+absl::StatusOr<Directory::Listed> Directory::Ask() {
+  Listed listed;
   // One call of `method`, which Stop() can cancel.
   auto call = [this](auto method, const auto& request, auto* response) -> absl::Status {
     grpc::ClientContext context;
@@ -126,7 +132,7 @@ absl::StatusOr<std::map<std::string, Directory::Listed>> Directory::Ask() {
   };
 
   // Replicas first: a collection that is made in between is then listed without its replicas,
-  // never a replica without its collection.
+  // never a replica without its collection or its node.
   std::vector<registry::v1::Replica> replicas;
   registry::v1::ListReplicasRequest replicas_request;
   replicas_request.set_page_size(kPageSize);
@@ -153,35 +159,50 @@ absl::StatusOr<std::map<std::string, Directory::Listed>> Directory::Ask() {
       return status;
     }
     for (const registry::v1::Collection& collection : response.collections()) {
-      listed[collection.name()].uid = collection.uid();
+      listed.collections[collection.name()].uid = collection.uid();
     }
     collections_request.set_page_token(response.next_page_token());
   } while (!collections_request.page_token().empty());
 
+  registry::v1::ListNodesRequest nodes_request;
+  nodes_request.set_page_size(kPageSize);
+  do {
+    registry::v1::ListNodesResponse response;
+    if (absl::Status status = call(&registry::v1::RegistryService::StubInterface::ListNodes,
+                                   nodes_request, &response);
+        !status.ok()) {
+      return status;
+    }
+    for (const registry::v1::Node& node : response.nodes()) {
+      listed.nodes[node.name()] = {node.instance(), node.ordinal(), node.address()};
+    }
+    nodes_request.set_page_token(response.next_page_token());
+  } while (!nodes_request.page_token().empty());
+
   for (const registry::v1::Replica& replica : replicas) {
-    auto it = listed.find(replica.collection());
-    if (it != listed.end() && it->second.uid == replica.collection_uid()) {
+    auto it = listed.collections.find(replica.collection());
+    if (it != listed.collections.end() && it->second.uid == replica.collection_uid()) {
       it->second.nodes.insert(replica.node());
     }
   }
   return listed;
 }
 
-void Directory::Apply(const std::map<std::string, Listed>& listed) {
+void Directory::Apply(const Listed& listed) {
   std::vector<std::shared_ptr<Collection>> ended;
-  std::vector<std::pair<std::shared_ptr<Collection>, const Listed*>> kept;
+  std::vector<std::pair<std::shared_ptr<Collection>, const Replicas*>> kept;
   {
     absl::MutexLock lock(&mu_);
     for (auto it = collections_.begin(); it != collections_.end();) {
-      auto now = listed.find(it->first);
-      if (now == listed.end() || now->second.uid != it->second->uid()) {
+      auto now = listed.collections.find(it->first);
+      if (now == listed.collections.end() || now->second.uid != it->second->uid()) {
         ended.push_back(it->second);
         it = collections_.erase(it);
       } else {
         ++it;
       }
     }
-    for (const auto& [name, what] : listed) {
+    for (const auto& [name, what] : listed.collections) {
       std::shared_ptr<Collection>& collection = collections_[name];
       if (collection) {
         kept.emplace_back(collection, &what);
@@ -191,13 +212,17 @@ void Directory::Apply(const std::map<std::string, Listed>& listed) {
       collection = std::make_shared<Collection>(name, what.uid, options_);
       collection->SetReplicas(what.nodes);
     }
+    nodes_ = listed.nodes;
     loaded_ = true;
   }
   for (auto& collection : ended) {
     collection->End(
         absl::NotFoundError(absl::StrCat("collection ", collection->name(), " was deleted")));
   }
-  for (auto& [collection, what] : kept) collection->SetReplicas(what->nodes);
+  for (auto& [collection, what] : kept) {
+    collection->SetReplicas(what->nodes);
+    collection->EndStrangers(listed.nodes);
+  }
 }
 
 }  // namespace intermezzo::forwarder

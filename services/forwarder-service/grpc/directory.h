@@ -1,4 +1,4 @@
-// The collections and replicas that the registry (token-service) knows, asked for once per
+// The collections, replicas and nodes that the registry (token-service) knows, asked for once per
 // Options::poll and when somebody meets an unknown one. While the registry cannot be reached the
 // last list stays in force. Safe from any thread; nothing but Stop() blocks.
 #pragma once
@@ -17,6 +17,7 @@
 #include "intermezzo/registry/v1/registry.grpc.pb.h"
 #include "services/forwarder-service/grpc/collection.h"
 #include "services/forwarder-service/grpc/environment.h"
+#include "services/forwarder-service/grpc/incarnation.h"
 
 namespace intermezzo::forwarder {
 
@@ -36,6 +37,9 @@ class Directory {
   absl::StatusOr<std::shared_ptr<Collection>> FindReplica(const std::string& collection,
                                                           const std::string& node,
                                                           uint64_t uid) const;
+  // See CheckIncarnation.
+  absl::Status CheckNode(const std::string& node, const std::string& instance,
+                         uint32_t ordinal) const;
   std::vector<std::shared_ptr<Collection>> All() const;
   // Asks the registry anew, then calls `done` from the directory's thread: with UNAVAILABLE or the
   // registry's error where it failed. Calls that come together share one question.
@@ -43,15 +47,19 @@ class Directory {
 
  private:
   using Done = std::function<void(const absl::Status&)>;
-  // What the registry said: uid and nodes by collection.
-  struct Listed {
+  // What the registry said.
+  struct Replicas {
     uint64_t uid = 0;
     std::set<std::string> nodes;
   };
+  struct Listed {
+    std::map<std::string, Replicas> collections;
+    Incarnations nodes;
+  };
 
   void Run();
-  absl::StatusOr<std::map<std::string, Listed>> Ask();
-  void Apply(const std::map<std::string, Listed>& listed);
+  absl::StatusOr<Listed> Ask();
+  void Apply(const Listed& listed);
 
   const std::unique_ptr<registry::v1::RegistryService::StubInterface> registry_;
   const Options& options_;
@@ -61,6 +69,7 @@ class Directory {
   bool loaded_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<Done> refreshes_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::shared_ptr<Collection>> collections_ ABSL_GUARDED_BY(mu_);
+  Incarnations nodes_ ABSL_GUARDED_BY(mu_);
   // The question that is out now, so that Stop() can cancel it.
   grpc::ClientContext* asking_ ABSL_GUARDED_BY(mu_) = nullptr;
   std::thread thread_;

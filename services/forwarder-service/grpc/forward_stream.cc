@@ -96,8 +96,13 @@ void ForwardStream::Admit(bool may_refresh) {
   Directory& directory = *environment_->directory;
   absl::StatusOr<std::shared_ptr<Collection>> found =
       directory.FindReplica(hello_.collection(), hello_.node(), hello_.collection_uid());
-  if (!found.ok()) {
-    if (!may_refresh) return CloseLocked(found.status());
+  // Before it can take over the stream of the one whose name it bears.
+  absl::Status admitted = found.status();
+  if (admitted.ok()) {
+    admitted = directory.CheckNode(hello_.node(), hello_.instance(), hello_.ordinal());
+  }
+  if (!admitted.ok()) {
+    if (!may_refresh) return CloseLocked(admitted);
     directory.Refresh([weak = weak_from_this()](const absl::Status& status) {
       auto stream = weak.lock();
       if (!stream) return;
@@ -113,7 +118,8 @@ void ForwardStream::Admit(bool may_refresh) {
   }
   read_ = Seq(hello_.cursor());
   chain_ = hello_.chain();
-  if (absl::Status status = (*found)->Attach(hello_.node(), id_, read_, weak_from_this());
+  if (absl::Status status = (*found)->Attach(hello_.node(), id_, read_, weak_from_this(),
+                                             {hello_.instance(), hello_.ordinal(), ""});
       !status.ok()) {
     return CloseLocked(status);
   }
