@@ -538,13 +538,37 @@ TEST_F(ReconcileTest, AHalfDoneQueueIsNotSentAndNotSettled) {
   a().Reopen();
   EXPECT_EQ(a().replica().replay_through(), last);
   EXPECT_EQ(a().replica().settled_origin_seq(), last - 1);
-  EXPECT_EQ(a().replica().pending_records(), 0u);
+  EXPECT_EQ(a().replica().pending_records(), 1u);  // it is still to be replayed
   ASSERT_TRUE(world_.Resume().ok());
   EXPECT_EQ(a().replica().replay_through(), 0u);
   EXPECT_EQ(a().replica().settled_origin_seq(), last);  // what replaced it is pending
   EXPECT_GT(a().replica().pending_records(), 0u);
   Reconnect();
   EXPECT_EQ(Read(Copy("", "f")), "from a");
+}
+
+TEST_F(ReconcileTest, WhatWaitsForReplayIsPending) {
+  File(a(), "f", "old");
+  a().Mkdir("d", 0755);
+  CutOff();
+  a().Chmod("d", 0700);  // comes to nothing
+  a().Write("f", 0, "from a");
+  a().Create("new", 0644);
+  b().Chmod("d", 0711);
+  b().Write("f", 0, "from b");
+  ASSERT_TRUE(world_.Push(b()).ok());
+  ASSERT_TRUE(a().replica().CutAll().ok());
+  ASSERT_EQ(a().replica().pending_records(), 3u);
+  // At every step it is what lies in the local journal.
+  const auto check = [&] {
+    EXPECT_EQ(a().replica().pending_records(),
+              a().replica().db().ReadLocal(0, 100, 1 << 20).size());
+  };
+  a().before_commit() = check;
+  ASSERT_TRUE(world_.Feed(a()).ok());
+  a().before_commit() = nullptr;
+  check();
+  Reconnect();
 }
 
 // The journal never gets the numbers of records that came to nothing.

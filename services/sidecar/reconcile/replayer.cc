@@ -117,7 +117,9 @@ absl::Status Replayer::Replay(ReplayRules& rules, uint64_t origin_seq,
   if (decision.steps.empty()) {
     auto batch = replica_.mutable_db().NewBatch();
     leaves_queue(*batch);
-    return replica_.mutable_db().Commit(std::move(batch), /*sync=*/false);
+    absl::Status status = replica_.mutable_db().Commit(std::move(batch), /*sync=*/false);
+    if (status.ok()) replica_.LeftReplayQueue();
+    return status;
   }
   for (size_t i = 0; i < decision.steps.size(); ++i) {
     ReplayStep& step = decision.steps[i];
@@ -141,6 +143,7 @@ absl::Status Replayer::Replay(ReplayRules& rules, uint64_t origin_seq,
                                   step.data == ReplayStep::Data::kQueued ? *payload : "", rider);
     if (!status.ok()) return status;
   }
+  replica_.LeftReplayQueue();
   return absl::OkStatus();
 }
 
@@ -217,10 +220,12 @@ absl::Status Replayer::ResumeCopy(uint64_t through) {
       queued[0].first > through) {
     return absl::DataLossError("the replay's notes do not fit its queue");
   }
-  return CopyContent(ObjectId(from), to, [&](NodeDb::Batch& batch) {
+  absl::Status status = CopyContent(ObjectId(from), to, [&](NodeDb::Batch& batch) {
     batch.RemoveNote(kCopyingNote);
     batch.DropLocal(queued[0].first);
   });
+  if (status.ok()) replica_.LeftReplayQueue();
+  return status;
 }
 
 absl::Status Replayer::Finish() {

@@ -43,6 +43,11 @@ absl::Status ReplicaImpl::ReloadState() {
   return core_.ReloadState();
 }
 
+void ReplicaImpl::LeftReplayQueue() {
+  core_.update_lock().AssertHeld();
+  core_.LeftReplayQueue();
+}
+
 ObjectId ReplicaImpl::NewObjectId() {
   core_.update_lock().AssertHeld();
   return core_.NewObjectId();

@@ -124,7 +124,8 @@ class Replica {
 
   // All dirty extents become local records.
   virtual absl::Status CutAll() = 0;
-  // Local records that the server's journal has not confirmed by forwarding.
+  // Local records that the server's journal has not confirmed by forwarding, those that wait for
+  // replay among them.
   virtual uint64_t pending_records() const = 0;
   virtual uint64_t last_origin_seq() const = 0;
   virtual uint64_t confirmed_origin_seq() const = 0;
@@ -153,6 +154,8 @@ class Replica {
   virtual storage::v1::ReplicaRow state() const = 0;
   // Reads the state row and the local journal's index anew. The update lock is held.
   virtual absl::Status ReloadState() = 0;
+  // One record has left the replay queue with a batch that is committed. The update lock is held.
+  virtual void LeftReplayQueue() = 0;
   // A fresh object id of this node, durable with the next commit of a state row. The update lock
   // is held.
   virtual ObjectId NewObjectId() = 0;

@@ -106,17 +106,20 @@ absl::Status ReplicaCore::CheckIdentity(const LowerHandle& root) {
 absl::Status ReplicaCore::ReloadState() {
   state_ = db_->State();
   pending_.Clear();
-  // What waits for replay is not in effect.
-  uint64_t last = state_.replay_through();
-  first_queued_ = 0;
-  if (last != 0) {
-    const auto queued = db_->ReadLocal(0, 1, 1);
-    first_queued_ = queued.empty() ? last + 1 : std::min(queued[0].first, last + 1);
-  }
+  const uint64_t through = state_.replay_through();
+  first_queued_ = through == 0 ? 0 : through + 1;
+  queued_ = 0;
+  uint64_t last = 0;
   for (;;) {
     auto entries = db_->ReadLocal(last, kRebuildRecords, kRebuildBytes);
     if (entries.empty()) break;
     for (const auto& [origin_seq, entry] : entries) {
+      if (origin_seq <= through) {
+        // What waits for replay is not in effect: counted only.
+        if (queued_++ == 0) first_queued_ = origin_seq;
+        last = origin_seq;
+        continue;
+      }
       absl::StatusOr<record::v1::Record> record = OpenRecord(entry);
       if (!record.ok()) {
         return absl::DataLossError(absl::StrCat("local journal, origin seq ", origin_seq, ": ",
@@ -126,12 +129,18 @@ absl::Status ReplicaCore::ReloadState() {
       last = origin_seq;
     }
   }
+  last = std::max(last, through);
   if (last > state_.last_origin_seq()) {
     return absl::DataLossError(absl::StrCat("local journal has origin seq ", last,
                                             ", above the last given, ", state_.last_origin_seq()));
   }
   Publish();
   return absl::OkStatus();
+}
+
+void ReplicaCore::LeftReplayQueue() {
+  if (queued_ > 0) --queued_;
+  Publish();
 }
 
 ObjectId ReplicaCore::NewObjectId() {
@@ -221,7 +230,7 @@ void ReplicaCore::Publish() {
     absl::MutexLock lock(&published_mu_);
     published_.cursor = Seq(state_.cursor());
     published_.chain = state_.chain();
-    published_.pending_records = pending_.size();
+    published_.pending_records = pending_.size() + queued_;
     published_.last_origin_seq = state_.last_origin_seq();
     published_.confirmed_origin_seq = state_.confirmed_origin_seq();
     published_.settled_origin_seq = first_queued_ != 0 ? first_queued_ - 1

@@ -42,6 +42,7 @@ class ReplicaCore {
   }
   PendingIndex& pending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_lock_) { return pending_; }
   absl::Status ReloadState() ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_lock_);
+  void LeftReplayQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_lock_);
   ObjectId NewObjectId() ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_lock_);
 
   // A record of this node with its version, epoch and time; CommitLocal gives the version away.
@@ -87,6 +88,8 @@ class ReplicaCore {
   PendingIndex pending_ ABSL_GUARDED_BY(update_lock_);
   // First origin seq that waited for replay at the last ReloadState; 0: none.
   uint64_t first_queued_ ABSL_GUARDED_BY(update_lock_) = 0;
+  // Records that wait for replay.
+  uint64_t queued_ ABSL_GUARDED_BY(update_lock_) = 0;
 
   struct Published {
     Seq cursor;

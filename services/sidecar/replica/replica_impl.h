@@ -74,6 +74,7 @@ class ReplicaImpl : public Replica {
   NodeDb& mutable_db() override { return core_.db(); }
   storage::v1::ReplicaRow state() const override;
   absl::Status ReloadState() override;
+  void LeftReplayQueue() override;
   ObjectId NewObjectId() override;
 
  private:

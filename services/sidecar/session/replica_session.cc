@@ -311,7 +311,8 @@ void ReplicaSession::Confirmed(uint64_t origin_seq) {
   uint64_t seen = confirmed_.load();
   while (seen < origin_seq && !confirmed_.compare_exchange_weak(seen, origin_seq)) {
   }
-  if (attentive_.load()) Wake();
+  // Taking the lock is what lets those who wait look again.
+  if (attentive_.load() || confirmation_waiters_.load() > 0) Wake();
 }
 
 void ReplicaSession::Refused(Epoch epoch, absl::Status status) {
@@ -518,10 +519,17 @@ void ReplicaSession::AllowRecall() { Post(input::JoinAllowsRecall{}); }
 void ReplicaSession::ReleaseToken() { Post(input::JoinWantsToken{false}); }
 
 absl::Status ReplicaSession::WaitConfirmed(uint64_t origin_seq) {
-  while (confirmed_.load() < origin_seq) {
-    if (absl::Status status = Pause(absl::Milliseconds(5)); !status.ok()) return status;
+  ++confirmation_waiters_;
+  {
+    auto done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return confirmed_.load() >= origin_seq || cancelled_.load();
+    };
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&done));
   }
-  return absl::OkStatus();
+  --confirmation_waiters_;
+  if (confirmed_.load() >= origin_seq) return absl::OkStatus();
+  return absl::CancelledError("the session stops");
 }
 
 void ReplicaSession::Progress(uint64_t objects, uint64_t total) {

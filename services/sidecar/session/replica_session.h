@@ -185,6 +185,8 @@ class ReplicaSession final : public AppendStream::Handler,
   std::atomic<uint64_t> confirmed_{0};
   std::atomic<uint64_t> heard_head_{0};
   std::atomic<int64_t> heard_at_ns_{0};
+  // In WaitConfirmed.
+  std::atomic<int> confirmation_waiters_{0};
   std::atomic<bool> stream_up_{false};
   // The loop waits for a change of these facts.
   std::atomic<bool> attentive_{true};
