@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/fs.h>
+#include <prometheus/registry.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -577,6 +578,15 @@ TEST(MountOptionsTest, AnsweredOpensCutAtClose) {
   EXPECT_EQ(mount.replica().last_origin_seq(), 2u);
   EXPECT_EQ(ReadFile(mount.Mnt("f")), "hello");
   EXPECT_EQ(std::filesystem::exists(mount.Mnt("f")), true);
+}
+
+TEST(MountOptionsTest, TheKernelLeavesClearingPrivilegesToTheDriver) {
+  // With metrics, too: the device's state is apart from the driver's options.
+  for (const bool metrics : {false, true}) {
+    MountedReplica mount({.metrics = metrics ? std::make_shared<prometheus::Registry>() : nullptr});
+    ASSERT_EQ(WriteFile(mount.Mnt("f"), "hello"), 0);
+    EXPECT_TRUE(mount.presto().clears_privileges());
+  }
 }
 
 }  // namespace

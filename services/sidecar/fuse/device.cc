@@ -115,7 +115,7 @@ int Device::Notify(int code) {
 }
 
 ssize_t Device::Read(int fd, void* buf, size_t length, void* userdata) {
-  Device& self = *static_cast<Device*>(userdata);
+  Device& self = static_cast<DeviceOwner*>(userdata)->device();
   ssize_t n = read(fd, buf, length);
   if (self.kernel_minor_.load(std::memory_order_relaxed) == 0 &&
       n >= static_cast<ssize_t>(sizeof(fuse_in_header) + 16)) {
@@ -133,7 +133,7 @@ ssize_t Device::Read(int fd, void* buf, size_t length, void* userdata) {
 }
 
 ssize_t Device::Write(int fd, struct iovec* iov, int count, void* userdata) {
-  Device& self = *static_cast<Device*>(userdata);
+  Device& self = static_cast<DeviceOwner*>(userdata)->device();
   uint64_t init = self.init_unique_.load(std::memory_order_relaxed);
   if (init != 0 && count >= 2 && iov[0].iov_len == sizeof(fuse_out_header) &&
       iov[1].iov_len >= offsetof(fuse_init_out, flags) + sizeof(uint32_t)) {

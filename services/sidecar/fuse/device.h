@@ -31,6 +31,15 @@ struct RequestPeek {
 // Reads the head of a request as it came from the kernel.
 RequestPeek PeekRequest(const struct fuse_buf& request);
 
+class Device;
+
+// What a session's user data must point to: libfuse hands it to the io functions, too.
+class DeviceOwner {
+ public:
+  virtual ~DeviceOwner() = default;
+  virtual Device& device() = 0;
+};
+
 class Device {
  public:
   Device() = default;
@@ -38,7 +47,8 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   // Opens /dev/fuse and mounts it. A dead mount at the mount point is unmounted first. The
-  // descriptor belongs to `session` afterwards. FAILED_PRECONDITION says what is missing.
+  // descriptor belongs to `session` afterwards, whose user data is this device's DeviceOwner.
+  // FAILED_PRECONDITION says what is missing.
   absl::Status Mount(struct fuse_session* session, const std::string& mount_point,
                      const std::string& source);
   // Unmounts; busy until `grace` has passed: aborts the connection and detaches the mount.

@@ -65,7 +65,7 @@ FuseDriver::FuseDriver(FuseOptions options, Replica* replica)
 FuseDriver::~FuseDriver() { Unmount(absl::ZeroDuration()); }
 
 FuseDriver& FuseDriver::Of(fuse_req_t req) {
-  return *static_cast<FuseDriver*>(fuse_req_userdata(req));
+  return *static_cast<FuseDriver*>(static_cast<DeviceOwner*>(fuse_req_userdata(req)));
 }
 
 FuseDriver::Caller FuseDriver::CallerOf(fuse_req_t req) {
@@ -93,7 +93,8 @@ absl::Status FuseDriver::Mount() {
   std::string program = "intermezzo";
   char* argv[] = {program.data(), nullptr};
   fuse_args args = FUSE_ARGS_INIT(1, argv);
-  session_ = fuse_session_new(&args, &Operations(), sizeof(fuse_lowlevel_ops), this);
+  session_ = fuse_session_new(&args, &Operations(), sizeof(fuse_lowlevel_ops),
+                              static_cast<DeviceOwner*>(this));
   fuse_opt_free_args(&args);
   if (session_ == nullptr) return absl::InternalError("fuse_session_new failed");
   slow_ = std::make_unique<WorkerPool>(kSlowThreads);
@@ -315,7 +316,9 @@ const fuse_lowlevel_ops& FuseDriver::Operations() {
     using Ino = fuse_ino_t;
     using Fi = fuse_file_info*;
     using Name = const char*;
-    o.init = [](void* self, fuse_conn_info* c) { static_cast<FuseDriver*>(self)->Init(c); };
+    o.init = [](void* self, fuse_conn_info* c) {
+      static_cast<FuseDriver*>(static_cast<DeviceOwner*>(self))->Init(c);
+    };
     o.lookup = [](Req r, Ino p, Name n) { Of(r).Lookup(r, p, n); };
     o.forget = [](Req r, Ino i, uint64_t n) {
       Of(r).inodes_.Forget(ObjectId(i), n);

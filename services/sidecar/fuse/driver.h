@@ -37,7 +37,7 @@ inline constexpr double kCacheSeconds = 3600;
 // Requests in the background that the kernel may have open; FlushMappings relies on it.
 inline constexpr unsigned kMaxBackground = 1024;
 
-class FuseDriver : public KernelCache {
+class FuseDriver : public KernelCache, public DeviceOwner {
  public:
   FuseDriver(FuseOptions options, Replica* replica);
   ~FuseDriver() override;
@@ -52,6 +52,8 @@ class FuseDriver : public KernelCache {
   const InodeTable& inodes() const { return inodes_; }
   InodeTable& inodes() { return inodes_; }
   int parked() const;
+
+  Device& device() override { return device_; }
 
   // KernelCache.
   int DropEntry(ObjectId parent, const std::string& name) override;

@@ -35,5 +35,6 @@ bool FusePresto::WaitInvalidated(absl::Duration timeout) {
 int FusePresto::parked_requests() const { return driver_->parked(); }
 size_t FusePresto::known_objects() const { return driver_->inodes().size(); }
 size_t FusePresto::open_files() const { return driver_->inodes().open_fds(); }
+bool FusePresto::clears_privileges() const { return driver_->device().killpriv_v2(); }
 
 }  // namespace intermezzo::sidecar

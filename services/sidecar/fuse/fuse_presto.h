@@ -59,6 +59,9 @@ class FusePresto : public Presto {
   // Objects that the kernel knows, and cached descriptors.
   size_t known_objects() const;
   size_t open_files() const;
+  // The kernel leaves clearing set-id bits and file capabilities to the driver, and does not ask
+  // for them before each write.
+  bool clears_privileges() const;
 
  private:
   explicit FusePresto(std::unique_ptr<FuseDriver> driver);
