@@ -16,8 +16,6 @@ std::string Chain(const std::string& collection, uint64_t seq) {
   return seq == 0 ? "" : absl::StrCat("chain-", collection, "-", seq);
 }
 
-int64_t NowNs() { return absl::ToUnixNanos(absl::Now()); }
-
 }  // namespace
 
 // ---- FakeJournal -------------------------------------------------------------------------------
@@ -94,6 +92,13 @@ std::vector<std::map<std::string, uint64_t>> FakeJournal::cursor_lists(
   absl::MutexLock lock(&mu_);
   return journals_[collection].cursors;
 }
+
+void FakeJournal::SetNow(absl::Time now) {
+  absl::MutexLock lock(&mu_);
+  now_ = now;
+}
+
+int64_t FakeJournal::NowNs() const { return absl::ToUnixNanos(now_.value_or(absl::Now())); }
 
 void FakeJournal::BreakStreams() {
   absl::MutexLock lock(&mu_);
@@ -178,6 +183,7 @@ grpc::Status FakeJournal::ListEntries(grpc::ServerContext* context,
     *response->add_entries() = state.entries[seq - 1];
     response->mutable_entries()->rbegin()->clear_payload();
   }
+  response->set_now_ns(NowNs());
   return grpc::Status::OK;
 }
 

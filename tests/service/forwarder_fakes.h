@@ -44,6 +44,8 @@ class FakeJournal final : public journal::v1::JournalService::Service {
   bool AwaitCursors(const std::string& collection, const std::map<std::string, uint64_t>& cursors);
   // Lists of cursors that were given, in order.
   std::vector<std::map<std::string, uint64_t>> cursor_lists(const std::string& collection);
+  // Its clock stands at this time from now on.
+  void SetNow(absl::Time now);
   // Ends the running Subscribe calls with UNAVAILABLE (before a restart).
   void BreakStreams();
 
@@ -60,6 +62,8 @@ class FakeJournal final : public journal::v1::JournalService::Service {
                           journal::v1::SetCursorsResponse* response) override;
 
  private:
+  int64_t NowNs() const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+
   struct State {
     uint64_t uid = 0;
     uint64_t first_seq = 1;
@@ -74,6 +78,7 @@ class FakeJournal final : public journal::v1::JournalService::Service {
   std::vector<journal::v1::SubscribeRequest> subscriptions_ ABSL_GUARDED_BY(mu_);
   int batch_ ABSL_GUARDED_BY(mu_) = 1000;
   int breaks_ ABSL_GUARDED_BY(mu_) = 0;
+  std::optional<absl::Time> now_ ABSL_GUARDED_BY(mu_);
 };
 
 class FakeRegistry final : public registry::v1::RegistryService::Service {

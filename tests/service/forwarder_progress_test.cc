@@ -79,6 +79,71 @@ TEST_F(ForwarderProgressTest, LagOfAReplicaThatIsAwayGrowsByTheServersClock) {
   }));
 }
 
+absl::Duration LagOf(const v1::ReplicaProgress& progress) {
+  return absl::Seconds(progress.lag().seconds()) + absl::Nanoseconds(progress.lag().nanos());
+}
+
+// Three clocks that only the test moves: the forwarder's monotonic one, its wall clock, and the
+// journal's.
+class ForwarderLagTest : public ForwarderProgressTest {
+ protected:
+  ForwarderLagTest() {
+    options_.clock = [this] { return absl::UnixEpoch() + absl::Nanoseconds(monotonic_ns_.load()); };
+    options_.wall_clock = [this] { return absl::FromUnixSeconds(wall_seconds_.load()); };
+    journal_.SetNow(journal_now_);
+  }
+  void Pass(absl::Duration time) { monotonic_ns_ += absl::ToInt64Nanoseconds(time); }
+
+  const absl::Time journal_now_ = absl::FromUnixSeconds(1'000'000'000);
+  std::atomic<int64_t> monotonic_ns_{0};
+  std::atomic<int64_t> wall_seconds_{4'000'000'000};
+};
+
+TEST_F(ForwarderLagTest, OfAReplicaThatNeverCameIsByTheJournalsClockAlone) {
+  journal_.AppendRecords("www", 4);
+  journal_.SetNow(journal_now_ + absl::Seconds(5));
+  Start();
+  auto is = [&](absl::Duration lag) {
+    return AwaitProgress("a", [lag](const auto& progress) { return LagOf(progress) == lag; });
+  };
+  ASSERT_TRUE(is(absl::Seconds(5)));
+  // Once it is known, only time that passes makes it more.
+  journal_.SetNow(journal_now_ + absl::Hours(1));
+  wall_seconds_ = 1;
+  Pass(absl::Seconds(2));
+  ASSERT_TRUE(is(absl::Seconds(7)));
+  ASSERT_TRUE(AwaitMetric("intermezzo_replication_lag_seconds{collection=\"www\",node=\"a\"} 7"));
+}
+
+TEST_F(ForwarderLagTest, IsNotMadeByAJumpOfAnyWallClock) {
+  Start();
+  auto a = Connect("a");
+  auto b = Connect("b", 0, /*ack=*/false);
+  journal_.AppendRecords("www", 1);
+  ASSERT_TRUE(b->AwaitSeq(1));
+  Pass(absl::Seconds(3));
+  // The journal's clock is put forward, and the forwarder hears of it with the next entry.
+  wall_seconds_ = 1;
+  journal_.SetNow(journal_now_ + absl::Hours(1));
+  journal_.AppendRecords("www", 1);
+  ASSERT_TRUE(b->AwaitSeq(2));
+  ASSERT_TRUE(
+      AwaitProgress("b", [](const auto& progress) { return LagOf(progress) == absl::Seconds(3); }));
+  // Idle: nothing is missing, whatever the clocks say.
+  ASSERT_TRUE(AwaitProgress("a", [](const auto& progress) {
+    return progress.applied_seq() == 2 && LagOf(progress) == absl::ZeroDuration();
+  }));
+  // And back.
+  b->Ack(1);
+  journal_.SetNow(journal_now_ - absl::Hours(1));
+  journal_.AppendRecords("www", 1);
+  ASSERT_TRUE(b->AwaitSeq(3));
+  Pass(absl::Seconds(1));
+  ASSERT_TRUE(AwaitProgress("b", [](const auto& progress) {
+    return progress.applied_seq() == 1 && LagOf(progress) == absl::Seconds(1);
+  }));
+}
+
 TEST_F(ForwarderProgressTest, ListsAllAndOne) {
   Start();
   registry_.AddCollection("blog", 9);

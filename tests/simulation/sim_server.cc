@@ -183,8 +183,7 @@ void SimServer::Pump(Subscriber& subscriber, bool heartbeat) {
     for (const auto& stored : *read) {
       record::v1::Entry entry = stored->entry;
       entry.set_payload(stored->payload);
-      rows.push_back(
-          {Seq(entry.seq()), entry.ByteSizeLong(), stored->bytes(), entry.committed_ns()});
+      rows.push_back({Seq(entry.seq()), entry.ByteSizeLong(), stored->bytes(), Now()});
       batch.entries.push_back(std::move(entry));
     }
     if (auto status = subscriber.progress.EntriesRead(subscriber.id, rows); !status.ok()) {

@@ -57,7 +57,7 @@ TEST_F(CollectionProgressTest, SnapshotSourcesAreLiveAndFurthestAheadFirst) {
   auto live_at = [&](const std::string& node, StreamId stream, uint64_t cursor) {
     Connect(node, stream, cursor);
     std::vector<EntryRead> rest;
-    for (uint64_t seq = cursor + 1; seq <= 9; ++seq) rest.push_back({Seq(seq), 10, 100, 1});
+    for (uint64_t seq = cursor + 1; seq <= 9; ++seq) rest.push_back({Seq(seq), 10, 100, now_});
     ASSERT_TRUE(collection_.Find(node)->EntriesRead(stream, rest).ok());
     collection_.Find(node)->Sent(stream, Seq(9));
   };
@@ -69,15 +69,6 @@ TEST_F(CollectionProgressTest, SnapshotSourcesAreLiveAndFurthestAheadFirst) {
   EXPECT_THAT(collection_.SnapshotSources("b"), ElementsAre("c", "a"));
   collection_.Find("c")->Disconnected(3);
   EXPECT_THAT(collection_.SnapshotSources("e"), ElementsAre("b", "a"));
-}
-
-TEST_F(CollectionProgressTest, TheServersClockIsCarriedOn) {
-  absl::Time wall = absl::FromUnixSeconds(77);
-  EXPECT_EQ(collection_.ServerNow(now_, wall), absl::ToUnixNanos(wall));
-  collection_.ClockSeen(5'000'000'000, now_);
-  EXPECT_EQ(collection_.ServerNow(now_ + absl::Seconds(2), wall), 7'000'000'000);
-  collection_.ClockSeen(0, now_);  // a message without the time
-  EXPECT_EQ(collection_.ServerNow(now_ + absl::Seconds(2), wall), 7'000'000'000);
 }
 
 TEST_F(CollectionProgressTest, SaysWhoseCommitTimeIsMissing) {

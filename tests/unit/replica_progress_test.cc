@@ -10,7 +10,8 @@
 namespace intermezzo::forwarder {
 namespace {
 
-constexpr int64_t kSecond = 1'000'000'000;
+// At second `seconds` of the clock.
+absl::Time At(int64_t seconds) { return absl::FromUnixSeconds(seconds); }
 
 class ReplicaProgressTest : public ::testing::Test {
  protected:
@@ -18,7 +19,7 @@ class ReplicaProgressTest : public ::testing::Test {
   std::vector<EntryRead> Entries(uint64_t from, uint64_t to) {
     std::vector<EntryRead> entries;
     for (uint64_t seq = from; seq <= to; ++seq) {
-      entries.push_back({Seq(seq), 100, 100, static_cast<int64_t>(seq) * kSecond});
+      entries.push_back({Seq(seq), 100, 100, At(seq)});
     }
     return entries;
   }
@@ -102,11 +103,11 @@ TEST_F(ReplicaProgressTest, WindowOfRecordsStopsReading) {
 TEST_F(ReplicaProgressTest, WindowOfBytesCountsWhatIsSent) {
   ASSERT_TRUE(replica_.Connected(1, Seq(0), now_));
   // Own records come without payload: they count little here, wholly for the lag.
-  std::vector<EntryRead> own = {{Seq(1), 10, 5000, kSecond}};
+  std::vector<EntryRead> own = {{Seq(1), 10, 5000, At(1)}};
   ASSERT_TRUE(replica_.EntriesRead(1, own).ok());
   EXPECT_TRUE(replica_.MayRead(1));
   EXPECT_EQ(replica_.in_flight_bytes(), 10u);
-  std::vector<EntryRead> large = {{Seq(2), 990, 990, kSecond}};
+  std::vector<EntryRead> large = {{Seq(2), 990, 990, At(1)}};
   ASSERT_TRUE(replica_.EntriesRead(1, large).ok());
   EXPECT_FALSE(replica_.MayRead(1));
 }
@@ -222,7 +223,7 @@ TEST_F(ReplicaProgressTest, SilenceIsNoticed) {
 TEST_F(ReplicaProgressTest, LagIsZeroWhereNothingIsMissing) {
   Head(5);
   ASSERT_TRUE(replica_.Connected(1, Seq(5), now_));
-  Lag lag = replica_.lag(1'000'000 * kSecond);
+  Lag lag = replica_.lag(At(1'000'000));
   EXPECT_EQ(lag.records, 0u);
   EXPECT_EQ(lag.bytes, 0u);
   EXPECT_EQ(lag.age, absl::ZeroDuration());
@@ -234,13 +235,13 @@ TEST_F(ReplicaProgressTest, LagIsThatOfTheOldestEntryNotAcknowledged) {
   ASSERT_TRUE(replica_.Connected(1, Seq(0), now_));
   ReadAndSend(1, 1, 6);
   Ack(1, 2);
-  Lag lag = replica_.lag(10 * kSecond);
+  Lag lag = replica_.lag(At(10));
   EXPECT_EQ(lag.records, 4u);
   EXPECT_EQ(lag.bytes, 400u);
   EXPECT_EQ(lag.age, absl::Seconds(7));
   replica_.Disconnected(1);
   Head(9);
-  lag = replica_.lag(11 * kSecond);
+  lag = replica_.lag(At(11));
   EXPECT_EQ(lag.records, 7u);
   EXPECT_EQ(lag.bytes, 700u);
   EXPECT_EQ(lag.age, absl::Seconds(8)) << "known also while away";
@@ -252,23 +253,31 @@ TEST_F(ReplicaProgressTest, AsksForTheCommitTimeThatItDoesNotKnow) {
   replica_.Disconnected(1);
   Head(7);
   ASSERT_EQ(replica_.WantsCommitTime(), Seq(6));
-  EXPECT_EQ(replica_.lag(10 * kSecond).age, absl::ZeroDuration());
-  replica_.CommitTimeKnown(Seq(5), 1);
+  EXPECT_EQ(replica_.lag(At(10)).age, absl::ZeroDuration());
+  replica_.CommitTimeKnown(Seq(5), At(1));
   ASSERT_EQ(replica_.WantsCommitTime(), Seq(6)) << "an answer for another seq";
-  replica_.CommitTimeKnown(Seq(6), 6 * kSecond);
+  replica_.CommitTimeKnown(Seq(6), At(6));
   EXPECT_EQ(replica_.WantsCommitTime(), std::nullopt);
-  EXPECT_EQ(replica_.lag(10 * kSecond).age, absl::Seconds(4));
-  EXPECT_EQ(replica_.lag(5 * kSecond).age, absl::ZeroDuration()) << "never negative";
+  EXPECT_EQ(replica_.lag(At(10)).age, absl::Seconds(4));
+  EXPECT_EQ(replica_.lag(At(5)).age, absl::ZeroDuration()) << "never negative";
+}
+
+TEST(CommittedAtTest, IsADifferenceOfTheServersClockOnly) {
+  const int64_t server = 7'000'000'000;
+  EXPECT_EQ(CommittedAt(server, server + 2'000'000'000, At(50)), At(48));
+  EXPECT_EQ(CommittedAt(server, server, At(50)), At(50));
+  EXPECT_EQ(CommittedAt(server, server - 1, At(50)), At(50)) << "its clock jumped back";
+  EXPECT_EQ(CommittedAt(server, 0, At(50)), At(50)) << "not stated";
 }
 
 TEST_F(ReplicaProgressTest, LagBytesAreEstimatedOnlyUntilKnown) {
   replica_.HeadMoved({Seq(10), 10'000});
   ASSERT_TRUE(replica_.Connected(1, Seq(5), now_));
-  EXPECT_EQ(replica_.lag(0).bytes, 5000u) << "by the mean";
+  EXPECT_EQ(replica_.lag(At(0)).bytes, 5000u) << "by the mean";
   ReadAndSend(1, 6, 10);
-  EXPECT_EQ(replica_.lag(0).bytes, 500u) << "they were smaller than the mean";
+  EXPECT_EQ(replica_.lag(At(0)).bytes, 500u) << "they were smaller than the mean";
   Ack(1, 8);
-  EXPECT_EQ(replica_.lag(0).bytes, 200u);
+  EXPECT_EQ(replica_.lag(At(0)).bytes, 200u);
 }
 
 TEST_F(ReplicaProgressTest, LateNewsOfTheHeadAreIgnored) {
@@ -289,7 +298,7 @@ TEST_P(ReplicaProgressProperty, KeepsItsPromises) {
   ReplicaProgress replica(window, absl::Seconds(10));
   absl::Time now = absl::UnixEpoch();
   std::vector<uint64_t> total_bytes{0};  // by seq, cumulative
-  std::vector<int64_t> committed{0};
+  std::vector<absl::Time> committed{At(0)};
   uint64_t first_kept = 1, durable = 0, acked = 0, sent = 0, read = 0;
   StreamId stream = 0, last_stream = 0;
   bool heard = false;
@@ -303,7 +312,7 @@ TEST_P(ReplicaProgressProperty, KeepsItsPromises) {
       case 1: {  // the journal grows
         for (uint64_t n = 1 + pick(5); n > 0; --n) {
           total_bytes.push_back(total_bytes.back() + 1 + pick(300));
-          committed.push_back(absl::ToUnixNanos(now));
+          committed.push_back(now);
         }
         if (pick(3) != 0) replica.HeadMoved({Seq(total_bytes.size() - 1), total_bytes.back()});
         break;
@@ -382,24 +391,24 @@ TEST_P(ReplicaProgressProperty, KeepsItsPromises) {
       ASSERT_EQ(replica.in_flight_records(), read - acked);
       ASSERT_EQ(replica.in_flight_bytes(), total_bytes[read] - total_bytes[acked]);
       if (replica.state() == ReplicaState::kLive) {
-        ASSERT_LE(replica.lag(0).records, window.records);
-        ASSERT_LE(replica.lag(0).bytes, window.bytes);
+        ASSERT_LE(replica.lag(At(0)).records, window.records);
+        ASSERT_LE(replica.lag(At(0)).bytes, window.bytes);
       }
     } else {
       ASSERT_FALSE(replica.MayRead(stream));
       ASSERT_TRUE(replica.state() == ReplicaState::kAway ||
                   replica.state() == ReplicaState::kNeedsSnapshot);
     }
-    Lag lag = replica.lag(absl::ToUnixNanos(now));
+    Lag lag = replica.lag(now);
     ASSERT_LE(lag.records, head - acked);
     ASSERT_EQ(lag.records == 0, lag.bytes == 0);
     if (auto wanted = replica.WantsCommitTime()) {
       ASSERT_EQ(*wanted, Seq(acked + 1));
       replica.CommitTimeKnown(*wanted, committed[acked + 1]);
-      lag = replica.lag(absl::ToUnixNanos(now));
+      lag = replica.lag(now);
     }
     if (lag.records > 0) {
-      ASSERT_EQ(lag.age, absl::Nanoseconds(absl::ToUnixNanos(now) - committed[acked + 1]));
+      ASSERT_EQ(lag.age, now - committed[acked + 1]);
     } else {
       ASSERT_EQ(lag.age, absl::ZeroDuration());
     }

@@ -32,17 +32,8 @@ void CollectionProgress::HeadSeen(const JournalHead& head) {
   for (auto& [node, replica] : replicas_) replica.HeadMoved(head);
 }
 
-void CollectionProgress::ClockSeen(int64_t server_now_ns, absl::Time now) {
-  if (server_now_ns > 0) clock_.emplace(server_now_ns, now);
-}
-
 void CollectionProgress::FirstSeqSeen(Seq first_seq) {
   for (auto& [node, replica] : replicas_) replica.Trimmed(0, first_seq);
-}
-
-int64_t CollectionProgress::ServerNow(absl::Time now, absl::Time otherwise) const {
-  if (!clock_) return absl::ToUnixNanos(otherwise);
-  return clock_->first + absl::ToInt64Nanoseconds(now - clock_->second);
 }
 
 std::vector<std::pair<std::string, Seq>> CollectionProgress::Cursors() const {

@@ -1,6 +1,6 @@
-// All replicas of one collection together: who is registered, the journal's head and clock, what
-// holds back trimming, who can serve a snapshot. Pure, like ReplicaProgress; owned by a Collection,
-// which locks it.
+// All replicas of one collection together: who is registered, the journal's head, what holds back
+// trimming, who can serve a snapshot. Pure, like ReplicaProgress; owned by a Collection, which
+// locks it.
 #pragma once
 
 #include <cstdint>
@@ -30,15 +30,11 @@ class CollectionProgress {
   ReplicaProgress* Find(std::string_view node);
   const std::map<std::string, ReplicaProgress, std::less<>>& replicas() const { return replicas_; }
 
-  // News of the journal's end; late news are ignored. `now`: a monotonic clock.
+  // News of the journal's end; late news are ignored.
   void HeadSeen(const JournalHead& head);
-  // The server's clock, read at `now`.
-  void ClockSeen(int64_t server_now_ns, absl::Time now);
   // The journal's first kept seq.
   void FirstSeqSeen(Seq first_seq);
   Seq head() const { return head_ ? head_->seq : Seq(); }
-  // The server's clock at `now`, carried on by the monotonic one; `otherwise` before it was seen.
-  int64_t ServerNow(absl::Time now, absl::Time otherwise) const;
 
   // What the journal is to hold back trimming by, by node: 0, which holds everything, for a
   // replica that was not heard of yet. Never more than the replica itself stated.
@@ -55,7 +51,6 @@ class CollectionProgress {
   const absl::Duration silent_after_;
   std::map<std::string, ReplicaProgress, std::less<>> replicas_;
   std::optional<JournalHead> head_;
-  std::optional<std::pair<int64_t, absl::Time>> clock_;
 };
 
 }  // namespace intermezzo::forwarder

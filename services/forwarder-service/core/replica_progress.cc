@@ -6,6 +6,11 @@
 
 namespace intermezzo::forwarder {
 
+absl::Time CommittedAt(int64_t committed_ns, int64_t server_now_ns, absl::Time now) {
+  if (server_now_ns <= committed_ns) return now;
+  return now - absl::Nanoseconds(server_now_ns - committed_ns);
+}
+
 bool ReplicaProgress::Connected(StreamId stream, Seq cursor, absl::Time now) {
   if (stream <= newest_stream_) return false;
   if (heard_ && cursor >= acked_ && cursor <= read_) {
@@ -13,13 +18,13 @@ bool ReplicaProgress::Connected(StreamId stream, Seq cursor, absl::Time now) {
     while (!in_flight_.empty() && in_flight_.front().seq <= cursor) {
       if (bytes_at_acked_) *bytes_at_acked_ += in_flight_.front().journal_bytes;
       in_flight_.pop_front();
-      next_committed_ns_.reset();
+      next_committed_at_.reset();
     }
     DropInFlight();
   } else {
     DropInFlight();
     bytes_at_acked_.reset();
-    next_committed_ns_.reset();
+    next_committed_at_.reset();
     if (!cursor) bytes_at_acked_ = 0;
   }
   if (head_.seq && cursor == head_.seq) bytes_at_acked_ = head_.bytes;
@@ -84,7 +89,7 @@ absl::StatusOr<bool> ReplicaProgress::Acked(StreamId stream, Seq seq, absl::Time
     in_flight_.pop_front();
   }
   acked_ = seq;
-  next_committed_ns_.reset();
+  next_committed_at_.reset();
   if (acked_ == head_.seq) bytes_at_acked_ = head_.bytes;
   UpdatePhase();
   return true;
@@ -106,8 +111,8 @@ void ReplicaProgress::Trimmed(StreamId stream, Seq first_seq) {
   if (at.next() < first_seq) needs_snapshot_ = true;
 }
 
-void ReplicaProgress::CommitTimeKnown(Seq seq, int64_t committed_ns) {
-  if (seq == acked_.next()) next_committed_ns_ = committed_ns;
+void ReplicaProgress::CommitTimeKnown(Seq seq, absl::Time committed_at) {
+  if (seq == acked_.next()) next_committed_at_ = committed_at;
 }
 
 bool ReplicaProgress::Tick(absl::Time now) const {
@@ -133,19 +138,19 @@ ReplicaState ReplicaProgress::state() const {
   return ReplicaState::kAway;
 }
 
-Lag ReplicaProgress::lag(int64_t server_now_ns) const {
+Lag ReplicaProgress::lag(absl::Time now) const {
   Lag lag;
   lag.records = LagRecords();
   lag.bytes = LagBytes();
   if (lag.records == 0) return lag;
-  std::optional<int64_t> oldest = next_committed_ns_;
-  if (!in_flight_.empty()) oldest = in_flight_.front().committed_ns;
-  if (oldest && server_now_ns > *oldest) lag.age = absl::Nanoseconds(server_now_ns - *oldest);
+  std::optional<absl::Time> oldest = next_committed_at_;
+  if (!in_flight_.empty()) oldest = in_flight_.front().committed_at;
+  if (oldest && now > *oldest) lag.age = now - *oldest;
   return lag;
 }
 
 std::optional<Seq> ReplicaProgress::WantsCommitTime() const {
-  if (LagRecords() == 0 || !in_flight_.empty() || next_committed_ns_) return std::nullopt;
+  if (LagRecords() == 0 || !in_flight_.empty() || next_committed_at_) return std::nullopt;
   return acked_.next();
 }
 
@@ -187,7 +192,7 @@ void ReplicaProgress::UpdatePhase() {
 }
 
 void ReplicaProgress::DropInFlight() {
-  if (!in_flight_.empty()) next_committed_ns_ = in_flight_.front().committed_ns;
+  if (!in_flight_.empty()) next_committed_at_ = in_flight_.front().committed_at;
   in_flight_.clear();
   in_flight_wire_bytes_ = 0;
   in_flight_journal_bytes_ = 0;

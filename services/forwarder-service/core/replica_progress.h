@@ -37,9 +37,17 @@ struct EntryRead {
   uint64_t wire_bytes = 0;
   // Bytes that the journal counts for it: record and payload, also where the payload was left out.
   uint64_t journal_bytes = 0;
-  // Server's clock, nanoseconds since 1970.
-  int64_t committed_ns = 0;
+  // When it was committed, on the reader's monotonic clock: see CommittedAt.
+  absl::Time committed_at;
 };
+
+// When an entry was committed, on the clock of `now` (monotonic), from what one message of the
+// journal states of the journal's own clock: the entry's time and the time of the message, which
+// came at `now`. So the age of an entry is a difference of two readings of the server's clock,
+// carried on by a clock that cannot jump: no other wall clock counts, and the server's may jump
+// afterwards. `server_now_ns` 0 (not stated) or before the entry (it jumped back): the age begins
+// now.
+absl::Time CommittedAt(int64_t committed_ns, int64_t server_now_ns, absl::Time now);
 
 // The end of the journal.
 struct JournalHead {
@@ -85,7 +93,7 @@ class ReplicaProgress {
   // which then concerns a replica that is away (a connected one finds out by reading).
   void Trimmed(StreamId stream, Seq first_seq);
   // Answers WantsCommitTime().
-  void CommitTimeKnown(Seq seq, int64_t committed_ns);
+  void CommitTimeKnown(Seq seq, absl::Time committed_at);
   // True where the current stream has been silent for too long and must be ended.
   bool Tick(absl::Time now) const;
 
@@ -100,8 +108,8 @@ class ReplicaProgress {
   // Last seq read from the journal for the current stream; where the stream goes on.
   Seq read() const { return read_; }
   Seq head() const { return head_.seq; }
-  // `server_now_ns`: the server's clock, the one of EntryRead::committed_ns.
-  Lag lag(int64_t server_now_ns) const;
+  // `now`: the clock of EntryRead::committed_at.
+  Lag lag(absl::Time now) const;
   // The seq whose commit time is needed for the lag, where it is not known.
   std::optional<Seq> WantsCommitTime() const;
   // Number of the current stream, 0 for none.
@@ -142,7 +150,7 @@ class ReplicaProgress {
   // Bytes ever appended up to acked_, where known.
   std::optional<uint64_t> bytes_at_acked_ = 0;
   // Commit time of acked_ + 1 where it is known and not in flight.
-  std::optional<int64_t> next_committed_ns_;
+  std::optional<absl::Time> next_committed_at_;
 };
 
 }  // namespace intermezzo::forwarder

@@ -103,10 +103,9 @@ void Collection::Detach(const std::string& node, StreamId id) {
   if (it != streams_.end() && it->second.id == id) streams_.erase(it);
 }
 
-void Collection::HeadSeen(const JournalHead& head, int64_t now_ns) {
+void Collection::HeadSeen(const JournalHead& head) {
   absl::MutexLock lock(&mu_);
   progress_.HeadSeen(head);
-  progress_.ClockSeen(now_ns, options_.clock());
 }
 
 absl::Status Collection::EntriesRead(const std::string& node, StreamId id,
@@ -168,10 +167,10 @@ std::vector<std::pair<std::string, Seq>> Collection::WantedCommitTimes() const {
   return progress_.WantedCommitTimes();
 }
 
-void Collection::CommitTimeKnown(const std::string& node, Seq seq, int64_t committed_ns) {
+void Collection::CommitTimeKnown(const std::string& node, Seq seq, absl::Time committed_at) {
   absl::MutexLock lock(&mu_);
   if (ReplicaProgress* replica = progress_.Find(node)) {
-    replica->CommitTimeKnown(seq, committed_ns);
+    replica->CommitTimeKnown(seq, committed_at);
   }
 }
 
@@ -212,7 +211,6 @@ std::vector<ReplicaRow> Collection::Rows() const {
   absl::Time wall = options_.wall_clock();
   std::vector<ReplicaRow> rows;
   absl::MutexLock lock(&mu_);
-  int64_t server_now_ns = progress_.ServerNow(now, wall);
   for (const auto& [node, replica] : progress_.replicas()) {
     ReplicaRow row;
     row.node = node;
@@ -220,7 +218,7 @@ std::vector<ReplicaRow> Collection::Rows() const {
     row.connected = replica.stream() != 0;
     row.applied = replica.acked();
     row.head = progress_.head();
-    row.lag = replica.lag(server_now_ns);
+    row.lag = replica.lag(now);
     if (replica.last_ack()) row.last_ack = wall - (now - *replica.last_ack());
     auto counters = counters_.find(node);
     if (counters != counters_.end()) {

@@ -74,8 +74,8 @@ class Collection {
   absl::Status Attach(const std::string& node, StreamId id, Seq cursor,
                       std::weak_ptr<ReplicaStream> stream, Incarnation self);
   void Detach(const std::string& node, StreamId id);
-  // What a message of the journal said beside its entries. `now_ns` 0: not known.
-  void HeadSeen(const JournalHead& head, int64_t now_ns);
+  // What a message of the journal said beside its entries.
+  void HeadSeen(const JournalHead& head);
   // See ReplicaProgress.
   absl::Status EntriesRead(const std::string& node, StreamId id,
                            absl::Span<const EntryRead> entries);
@@ -88,7 +88,7 @@ class Collection {
   // ---- the journal's side (the poller) -------------------------------------------------------
   void JournalSeen(const JournalHead& head, Seq first_seq);
   std::vector<std::pair<std::string, Seq>> WantedCommitTimes() const;
-  void CommitTimeKnown(const std::string& node, Seq seq, int64_t committed_ns);
+  void CommitTimeKnown(const std::string& node, Seq seq, absl::Time committed_at);
   std::vector<std::pair<std::string, Seq>> Cursors() const;
 
   // ---- everybody -----------------------------------------------------------------------------

@@ -156,16 +156,17 @@ void ForwardStream::JournalRead(JournalReader* reader, journal::v1::SubscribeRes
   if (finished_ || reader != reader_.get()) return;
   reading_ = false;
   retry_ = environment_->options.retry_first;
-  collection_->HeadSeen({Seq(message.head_seq()), message.head_bytes()}, message.now_ns());
+  collection_->HeadSeen({Seq(message.head_seq()), message.head_bytes()});
   if (message.entries().empty()) return ReadMore();
 
   Outgoing outgoing;
   entries_.clear();
+  const absl::Time now = environment_->options.clock();
   for (const record::v1::Entry& entry : message.entries()) {
     entries_.push_back({.seq = Seq(entry.seq()),
                         .wire_bytes = entry.record().size() + entry.payload().size(),
                         .journal_bytes = entry.record().size() + entry.payload_length(),
-                        .committed_ns = entry.committed_ns()});
+                        .committed_at = CommittedAt(entry.committed_ns(), message.now_ns(), now)});
     outgoing.wire_bytes += entries_.back().wire_bytes;
   }
   if (absl::Status status = collection_->EntriesRead(hello_.node(), id_, entries_); !status.ok()) {

@@ -73,7 +73,7 @@ absl::Status JournalPoller::AskHead(Collection& collection) {
 }
 
 absl::Status JournalPoller::AskCommitTimes(Collection& collection) {
-  std::map<Seq, int64_t> known;
+  std::map<Seq, absl::Time> known;
   for (const auto& [node, seq] : collection.WantedCommitTimes()) {
     if (!known.contains(seq)) {
       journal::v1::ListEntriesRequest request;
@@ -89,7 +89,8 @@ absl::Status JournalPoller::AskCommitTimes(Collection& collection) {
       }
       if (!status.ok()) return status;
       if (response.entries().empty()) continue;
-      known[seq] = response.entries(0).committed_ns();
+      known[seq] = CommittedAt(response.entries(0).committed_ns(), response.now_ns(),
+                               environment_.options.clock());
     }
     collection.CommitTimeKnown(node, seq, known[seq]);
   }

@@ -1,27 +1,26 @@
 #include "services/forwarder-service/grpc/timers.h"
 
-#include "absl/time/clock.h"
-
 namespace intermezzo::forwarder {
 
 Timers::Timers() : thread_([this] { Run(); }) {}
 
 void Timers::After(absl::Duration delay, std::function<void()> call) {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard lock(mu_);
   if (stopped_) return;
-  due_.emplace(std::make_pair(absl::Now() + delay, added_++), std::move(call));
-  changed_.Signal();
+  due_.emplace(std::make_pair(Clock::now() + absl::ToChronoNanoseconds(delay), added_++),
+               std::move(call));
+  changed_.notify_one();
 }
 
 void Timers::Stop() {
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard lock(mu_);
     stopped_ = true;
-    changed_.Signal();
+    changed_.notify_one();
   }
   if (thread_.joinable()) thread_.join();
-  std::map<std::pair<absl::Time, uint64_t>, std::function<void()>> dropped;
-  absl::MutexLock lock(&mu_);
+  decltype(due_) dropped;
+  std::lock_guard lock(mu_);
   dropped.swap(due_);
 }
 
@@ -29,12 +28,13 @@ void Timers::Run() {
   while (true) {
     std::function<void()> call;
     {
-      absl::MutexLock lock(&mu_);
-      while (!stopped_ && (due_.empty() || due_.begin()->first.first > absl::Now())) {
+      std::unique_lock lock(mu_);
+      while (!stopped_ && (due_.empty() || due_.begin()->first.first > Clock::now())) {
         if (due_.empty()) {
-          changed_.Wait(&mu_);
+          changed_.wait(lock);
         } else {
-          changed_.WaitWithTimeout(&mu_, due_.begin()->first.first - absl::Now());
+          const Clock::time_point first = due_.begin()->first.first;
+          changed_.wait_until(lock, first);
         }
       }
       if (stopped_) return;

@@ -1,16 +1,19 @@
 // Calls that are due later, on one thread of their own. Off the way of entries: for heartbeats,
-// retries and deadlines. Safe from any thread. A call must not block, and must hold what it needs
-// itself (a weak pointer as a rule): there is no cancelling, only Stop().
+// retries and deadlines. By the monotonic clock: absl's waits go by the time of day, and a clock
+// that is put back would stop the heartbeats for as long. Safe from any thread. A call must not
+// block, and must hold what it needs itself (a weak pointer as a rule): there is no cancelling,
+// only Stop().
 #pragma once
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <thread>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 namespace intermezzo::forwarder {
@@ -30,12 +33,15 @@ class Timers {
  private:
   void Run();
 
-  absl::Mutex mu_;
-  absl::CondVar changed_;
-  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
-  uint64_t added_ ABSL_GUARDED_BY(mu_) = 0;
+  using Clock = std::chrono::steady_clock;
+
+  std::mutex mu_;
+  std::condition_variable changed_;
+  // All under mu_.
+  bool stopped_ = false;
+  uint64_t added_ = 0;
   // By time, then in order of adding.
-  std::map<std::pair<absl::Time, uint64_t>, std::function<void()>> due_ ABSL_GUARDED_BY(mu_);
+  std::map<std::pair<Clock::time_point, uint64_t>, std::function<void()>> due_;
   std::thread thread_;
 };
 

@@ -183,6 +183,7 @@ grpc::ServerUnaryReactor* JournalGrpcService::ListEntries(grpc::CallbackServerCo
     auto entries = (*journal)->Read(Seq(from), options);
     if (!entries.ok()) return entries.status();
     for (const EntryPtr& stored : *entries) *response->add_entries() = stored->entry;
+    response->set_now_ns(absl::ToUnixNanos(around_.clock()));
     const uint64_t next = from + entries->size();
     if (!entries->empty() && next <= (*journal)->State().head.value()) {
       response->set_next_page_token(absl::StrCat(next));
