@@ -77,6 +77,12 @@ bool FakeJournal::AwaitSubscriptions(size_t count) {
   return mu_.AwaitWithTimeout(absl::Condition(&enough), kLimit);
 }
 
+bool FakeJournal::AwaitOpen(int count) {
+  absl::MutexLock lock(&mu_);
+  auto so_many = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return open_ == count; };
+  return mu_.AwaitWithTimeout(absl::Condition(&so_many), kLimit);
+}
+
 bool FakeJournal::AwaitCursors(const std::string& collection,
                                const std::map<std::string, uint64_t>& cursors) {
   absl::MutexLock lock(&mu_);
@@ -124,6 +130,15 @@ grpc::Status FakeJournal::Subscribe(grpc::ServerContext* context,
       return {grpc::StatusCode::DATA_LOSS, "another chain"};
     }
   }
+  struct Open {
+    explicit Open(FakeJournal& journal) : journal(journal) { Add(1); }
+    ~Open() { Add(-1); }
+    void Add(int n) {
+      absl::MutexLock lock(&journal.mu_);
+      journal.open_ += n;
+    }
+    FakeJournal& journal;
+  } open(*this);
   // The first message says the head, with or without entries; so does a heartbeat.
   bool first = true;
   while (!context->IsCancelled()) {
@@ -428,8 +443,10 @@ void ForwarderTest::Start() {
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(service_.get());
   builder.SetMaxReceiveMessageSize(16 << 20);
+  SetKeepalive(builder, keepalive_);
   server_ = builder.BuildAndStart();
-  stub_ = v1::ForwarderService::NewStub(MakeChannel(absl::StrCat("127.0.0.1:", port)));
+  address_ = absl::StrCat("127.0.0.1:", port);
+  stub_ = v1::ForwarderService::NewStub(MakeChannel(address_));
 }
 
 void ForwarderTest::StartJournal() {

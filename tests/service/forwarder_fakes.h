@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "intermezzo/forwarder/v1/forwarder.grpc.pb.h"
 #include "intermezzo/journal/v1/journal.grpc.pb.h"
 #include "intermezzo/registry/v1/registry.grpc.pb.h"
+#include "services/common/rpc/keepalive.h"
 #include "services/forwarder-service/grpc/forwarder_service.h"
 
 namespace intermezzo::forwarder {
@@ -40,6 +42,8 @@ class FakeJournal final : public journal::v1::JournalService::Service {
   // Subscribe requests so far.
   std::vector<journal::v1::SubscribeRequest> subscriptions();
   bool AwaitSubscriptions(size_t count);
+  // Waits until so many Subscribe calls are open.
+  bool AwaitOpen(int count);
   // Until SetCursors has given exactly these.
   bool AwaitCursors(const std::string& collection, const std::map<std::string, uint64_t>& cursors);
   // Lists of cursors that were given, in order.
@@ -78,6 +82,7 @@ class FakeJournal final : public journal::v1::JournalService::Service {
   std::vector<journal::v1::SubscribeRequest> subscriptions_ ABSL_GUARDED_BY(mu_);
   int batch_ ABSL_GUARDED_BY(mu_) = 1000;
   int breaks_ ABSL_GUARDED_BY(mu_) = 0;
+  int open_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<absl::Time> now_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -158,6 +163,7 @@ class ForwarderTest : public ::testing::Test {
 
   // Before Start(): what differs from the defaults.
   Options options_;
+  Keepalive keepalive_;
   void Start();
   void StopJournal();
   void StartJournal();
@@ -174,6 +180,7 @@ class ForwarderTest : public ::testing::Test {
   FakeJournal journal_;
   FakeRegistry registry_;
   int journal_port_ = 0;
+  std::string address_;  // of the forwarder
   std::unique_ptr<grpc::Server> journal_server_;
   std::unique_ptr<grpc::Server> registry_server_;
   std::shared_ptr<prometheus::Registry> metrics_ = std::make_shared<prometheus::Registry>();

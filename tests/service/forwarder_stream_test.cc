@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "services/common/rpc/channel.h"
 #include "tests/service/forwarder_fakes.h"
+#include "tests/support/cut_line.h"
 
 namespace intermezzo::forwarder {
 namespace {
@@ -301,6 +303,44 @@ TEST_F(ForwarderTest, ASilentReplicaIsAway) {
   ASSERT_TRUE(AwaitProgress("a", [](const v1::ReplicaProgress& progress) {
     return progress.state() == v1::REPLICA_STATE_AWAY;
   }));
+}
+
+// Nothing passes any more and nothing was closed: only the keepalive can tell.
+class ForwarderDeadLineTest : public ForwarderTest {
+ protected:
+  // Shorter than in life, so that the tests are.
+  ForwarderDeadLineTest() { keepalive_ = {.time_ms = 1000, .timeout_ms = 1000}; }
+
+  void ExpectBothSidesNotice(TestReplica& replica) {
+    EXPECT_EQ(replica.AwaitEnd().error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_TRUE(AwaitProgress("a", [](const v1::ReplicaProgress& progress) {
+      return progress.state() == v1::REPLICA_STATE_AWAY;
+    }));
+    EXPECT_TRUE(journal_.AwaitOpen(0)) << "it still reads the journal for the replica";
+  }
+};
+
+TEST_F(ForwarderDeadLineTest, AnIdleStreamEndsOnBothSides) {
+  Start();
+  tests::CutLine line(CUT_PROXY, address_);
+  auto stub = v1::ForwarderService::NewStub(MakeChannel(line.address(), keepalive_));
+  TestReplica a(*stub, HelloOf("a"), true);
+  ASSERT_TRUE(a.AwaitHeartbeat(0));
+  line.Cut();
+  ExpectBothSidesNotice(a);
+}
+
+TEST_F(ForwarderDeadLineTest, AStreamWithMoreToSendThanTheLineHoldsEndsOnBothSides) {
+  options_.window = {.bytes = 64 << 20, .records = 1000};
+  journal_.SetBatch(1);
+  Start();
+  tests::CutLine line(CUT_PROXY, address_);
+  auto stub = v1::ForwarderService::NewStub(MakeChannel(line.address(), keepalive_));
+  TestReplica a(*stub, HelloOf("a"), true);
+  ASSERT_TRUE(a.AwaitHeartbeat(0));
+  line.Cut();
+  for (int i = 0; i < 48; ++i) journal_.AppendRecords("www", 1, 20, 1 << 20);
+  ExpectBothSidesNotice(a);
 }
 
 TEST_F(ForwarderTest, AReplicaMayLeave) {

@@ -16,6 +16,7 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "services/common/rpc/channel.h"
 #include "tests/support/child_process.h"
+#include "tests/support/cut_line.h"
 #include "tests/support/eventually.h"
 #include "tests/support/temp_dir.h"
 
@@ -155,6 +156,46 @@ TEST_F(RunnerTest, DrainsInOrderOnSigterm) {
   EXPECT_EQ(child->ExitCode(), 0) << Output();
   EXPECT_THAT(Events(), ElementsAre("start " + address, "drain 7s", "drained", "destroyed"));
   EXPECT_NE(access(address_file_.c_str(), F_OK), 0) << "the address file goes with the process";
+}
+
+// Established TCP connections of this machine whose local end is the address.
+int ConnectionsOf(const std::string& address) {
+  const int port = std::stoi(address.substr(address.rfind(':') + 1));
+  int count = 0;
+  for (const char* name : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream table(name);
+    std::string line;
+    while (std::getline(table, line)) {
+      std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
+      if (fields.size() < 4 || fields[3] != "01") continue;
+      const std::vector<std::string> local = absl::StrSplit(fields[1], ':');
+      if (local.size() == 2 && std::stoi(local[1], nullptr, 16) == port) ++count;
+    }
+  }
+  return count;
+}
+
+// With the times that every process has: it takes their fifteen seconds.
+TEST_F(RunnerTest, APeerThatVanishesWithoutAWordIsNoticedByBothSides) {
+  auto child = Start();
+  const std::string address = Address(*child, "grpc");
+  ASSERT_NE(address, "") << Output();
+  tests::CutLine line(CUT_PROXY, address);
+  const auto health = Health::NewStub(MakeChannel(line.address()));
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
+  const auto watch = health->Watch(&context, HealthCheckRequest());
+  HealthCheckResponse response;
+  do {
+    ASSERT_TRUE(watch->Read(&response)) << Output();
+  } while (response.status() != HealthCheckResponse::SERVING);
+  ASSERT_EQ(ConnectionsOf(address), 1);
+
+  line.Cut();
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(Eventually([&] { return ConnectionsOf(address) == 0; }, absl::Minutes(2)))
+      << "the server still keeps the connection";
 }
 
 TEST_F(RunnerTest, SecondSignalEndsAHangingDrain) {

@@ -19,6 +19,7 @@
 #include "services/common/config/config.h"
 #include "services/common/log/log.h"
 #include "services/common/record/codec.h"
+#include "services/common/rpc/keepalive.h"
 #include "services/common/runner/health_service.h"
 #include "services/common/runner/listen_address.h"
 #include "services/common/runner/metrics_listener.h"
@@ -109,12 +110,7 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartServer(ListenAddress& address
   builder.SetResourceQuota(grpc::ResourceQuota("server").SetMaxThreads(kMaxServerThreads));
   // Two processes must not share a port without knowing.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // Clients that went away without a word are noticed; ours ping every ten seconds.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  SetKeepalive(builder);
   health.AddTo(builder);
   for (grpc::Service* service : application.Services()) builder.RegisterService(service);
 
