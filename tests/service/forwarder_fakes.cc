@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/common/rpc/channel.h"
@@ -33,14 +34,17 @@ uint64_t FakeJournal::AppendRecords(const std::string& collection, int count, si
     record::v1::Entry entry;
     uint64_t seq = state.entries.size() + 1;
     entry.set_seq(seq);
-    std::string record = absl::StrCat("record-", collection, "-", seq, "-");
-    record.resize(std::max(bytes, record.size()), '.');
-    entry.set_record(record);
+    record::v1::Record record;
+    record.set_version(Version(Ordinal(ordinal), seq).value());
+    std::string& padding = *record.mutable_create()->mutable_symlink_target();
+    padding.resize(1);
+    padding.resize(bytes - (record.ByteSizeLong() - 1));
+    entry.set_record(record.SerializeAsString());
     entry.set_payload(std::string(payload, 'p'));
     entry.set_payload_length(payload);
     entry.set_chain(Chain(collection, seq));
     entry.set_committed_ns(NowNs());
-    state.bytes += record.size() + payload;
+    state.bytes += entry.record().size() + payload;
     state.entries.push_back(std::move(entry));
     state.ordinals.push_back(ordinal);
   }
@@ -129,16 +133,12 @@ grpc::Status FakeJournal::Subscribe(grpc::ServerContext* context,
     if (request->previous_chain() != Chain(request->collection(), next - 1)) {
       return {grpc::StatusCode::DATA_LOSS, "another chain"};
     }
+    ++open_;
   }
-  struct Open {
-    explicit Open(FakeJournal& journal) : journal(journal) { Add(1); }
-    ~Open() { Add(-1); }
-    void Add(int n) {
-      absl::MutexLock lock(&journal.mu_);
-      journal.open_ += n;
-    }
-    FakeJournal& journal;
-  } open(*this);
+  const auto closed = absl::MakeCleanup([this] {
+    absl::MutexLock lock(&mu_);
+    --open_;
+  });
   // The first message says the head, with or without entries; so does a heartbeat.
   bool first = true;
   while (!context->IsCancelled()) {

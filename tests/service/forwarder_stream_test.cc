@@ -51,6 +51,88 @@ TEST_F(ForwarderTest, AReplicaGoesOnFromItsCursorAndGetsItsOwnWithoutPayload) {
   EXPECT_EQ(c->entries().back().payload().size(), 333u);
 }
 
+TEST_F(ForwarderTest, ReplicasThatHaveCaughtUpShareOneSubscription) {
+  journal_.AppendRecords("www", 10);
+  Start();
+  std::vector<std::unique_ptr<TestReplica>> replicas;
+  for (const char* node : {"a", "b", "c"}) replicas.push_back(Connect(node));
+  for (auto& replica : replicas) ASSERT_TRUE(replica->AwaitSeq(10));
+  ASSERT_TRUE(journal_.AwaitSubscriptions(4));  // one each, and the tail's
+  for (int i = 0; i < 200; ++i)
+    journal_.AppendRecords("www", 1, 20, /*payload=*/100, /*ordinal=*/9);
+  for (auto& replica : replicas) {
+    ASSERT_TRUE(replica->AwaitSeq(210));
+    ExpectDense(*replica, journal_, 1, 210);
+    EXPECT_EQ(replica->entries().back().payload().size(), 100u);
+  }
+  // All three took these from the tail; the first three subscriptions may still be ending.
+  ASSERT_TRUE(journal_.AwaitOpen(1));
+  for (int i = 0; i < 200; ++i) journal_.AppendRecords("www", 1);
+  for (auto& replica : replicas) {
+    ASSERT_TRUE(replica->AwaitSeq(410));
+    ExpectDense(*replica, journal_, 1, 410);
+  }
+  EXPECT_EQ(journal_.subscriptions().size(), 4u);
+  // The last that leaves ends it.
+  replicas.clear();
+  EXPECT_TRUE(journal_.AwaitOpen(0));
+}
+
+TEST_F(ForwarderTest, TheTailGivesAReplicaItsOwnWithoutPayload) {
+  Start();
+  journal_.AppendRecords("www", 1);
+  auto a = Connect("a");
+  auto b = Connect("b");
+  ASSERT_TRUE(a->AwaitSeq(1));
+  ASSERT_TRUE(b->AwaitSeq(1));
+  ASSERT_TRUE(journal_.AwaitOpen(1));  // the tail's
+  const uint32_t ordinal = HelloOf("b").ordinal();
+  journal_.AppendRecords("www", 1, 20, /*payload=*/333, ordinal);
+  ASSERT_TRUE(a->AwaitSeq(2));
+  ASSERT_TRUE(b->AwaitSeq(2));
+  EXPECT_EQ(a->entries().back().payload().size(), 333u);
+  // More of its own than are held back, and others' between its own.
+  journal_.AppendRecords("www", 300, 20, /*payload=*/5, ordinal);
+  journal_.AppendRecords("www", 1, 20, /*payload=*/5, ordinal + 1);
+  journal_.AppendRecords("www", 1, 20, /*payload=*/5, ordinal);
+  ASSERT_TRUE(b->AwaitSeq(304));
+  ExpectDense(*b, journal_, 1, 304);
+  const std::vector<record::v1::Entry> entries = b->entries();
+  for (const record::v1::Entry& entry : entries) {
+    if (entry.seq() == 1) continue;
+    EXPECT_EQ(entry.payload().size(), entry.seq() == 303 ? 5u : 0u) << entry.seq();
+    EXPECT_EQ(entry.payload_length(), entry.seq() == 2 ? 333u : 5u);
+  }
+}
+
+TEST_F(ForwarderTest, AReplicaThatFellBehindTheTailReadsByItselfAndComesBack) {
+  options_.window = {.bytes = 64 << 20, .records = 10};
+  Start();
+  auto good = Connect("b");
+  auto slow = Connect("a", 0, /*ack=*/false);
+  ASSERT_TRUE(journal_.AwaitSubscriptions(3));
+  ASSERT_TRUE(journal_.AwaitOpen(1));
+  // More than the tail keeps.
+  for (int i = 0; i < 40; ++i) {
+    journal_.AppendRecords("www", 1, 20, /*payload=*/1 << 20);
+    ASSERT_TRUE(good->AwaitSeq(i + 1));
+  }
+  ASSERT_TRUE(slow->AwaitSeq(10));
+  EXPECT_EQ(slow->last_seq(), 10u);
+  for (uint64_t seq = 10; seq < 40; seq += 10) {
+    slow->Ack(seq);
+    ASSERT_TRUE(slow->AwaitSeq(seq + 10));
+  }
+  slow->Ack(40);
+  ASSERT_TRUE(journal_.AwaitSubscriptions(4));
+  ASSERT_TRUE(journal_.AwaitOpen(1));
+  journal_.AppendRecords("www", 1, 20, /*payload=*/7);
+  ASSERT_TRUE(slow->AwaitSeq(41));
+  ExpectDense(*slow, journal_, 1, 41);
+  ExpectDense(*good, journal_, 1, 41);
+  EXPECT_EQ(slow->entries().back().payload().size(), 7u);
+}
+
 TEST_F(ForwarderTest, AReplicaThatDoesNotAcknowledgeGetsAWindowAndDelaysNobody) {
   options_.window = {.bytes = 1 << 20, .records = 10};
   journal_.SetBatch(1);
@@ -140,7 +222,11 @@ TEST_F(ForwarderTest, ASecondNodeOfOneNameIsRefusedAndTheFirstIsNotDisturbed) {
   ExpectDense(*first, journal_, 1, 15);
   ASSERT_TRUE(
       AwaitProgress("a", [](const auto& progress) { return progress.applied_seq() == 15; }));
-  EXPECT_EQ(journal_.subscriptions().size(), 1u);
+  // Nothing was read for the refused ones.
+  for (const journal::v1::SubscribeRequest& request : journal_.subscriptions()) {
+    EXPECT_NE(request.skip_payloads_of(), 300u);
+    EXPECT_NE(request.from_seq(), 6u);
+  }
 }
 
 TEST_F(ForwarderTest, ANameThatWentToAnotherIncarnationIsTheOthers) {

@@ -15,6 +15,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "services/common/config/config.h"
 #include "services/common/log/log.h"
@@ -152,6 +153,8 @@ int Serve(
   // A file left by an earlier run names ports that are not ours.
   if (!settings.address_file.empty()) unlink(settings.address_file.c_str());
 
+  // Debian's abseil is built with the search for deadlocks, which costs each lock a global one.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   Signals signals(settings.drain_timeout + kExitGrace);
   gpr_set_log_function(&LogForGrpc);
 

@@ -1,6 +1,7 @@
 #include "services/forwarder-service/grpc/collection.h"
 
 #include "absl/strings/str_cat.h"
+#include "services/forwarder-service/grpc/journal_tail.h"
 
 namespace intermezzo::forwarder {
 namespace {
@@ -13,6 +14,7 @@ Collection::Collection(std::string name, uint64_t uid, const Options& options)
     : name_(std::move(name)),
       uid_(uid),
       options_(options),
+      tail_(std::make_shared<JournalTail>()),
       progress_(options.window, options.silent_after) {}
 
 bool Collection::Has(const std::string& node) const {

@@ -51,12 +51,16 @@ struct ReplicaRow {
   uint64_t reconnects = 0;
 };
 
-class Collection {
+class JournalTail;
+
+class Collection : public std::enable_shared_from_this<Collection> {
  public:
   Collection(std::string name, uint64_t uid, const Options& options);
 
   const std::string& name() const { return name_; }
   uint64_t uid() const { return uid_; }
+  // Where replicas that have caught up read.
+  JournalTail& tail() { return *tail_; }
 
   // ---- the registry's side -------------------------------------------------------------------
   bool Has(const std::string& node) const;
@@ -129,6 +133,7 @@ class Collection {
   const std::string name_;
   const uint64_t uid_;
   const Options& options_;
+  const std::shared_ptr<JournalTail> tail_;
 
   mutable absl::Mutex mu_;
   CollectionProgress progress_ ABSL_GUARDED_BY(mu_);

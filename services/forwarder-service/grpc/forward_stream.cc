@@ -15,6 +15,9 @@ namespace intermezzo::forwarder {
 namespace {
 
 constexpr size_t kMaxOrders = 100;  // waiting ServeOrders of one stream
+// How long a replica's own records wait for others', and how many at most.
+constexpr absl::Duration kOwnHeldFor = absl::Milliseconds(20);
+constexpr size_t kMaxOwnHeld = 64;
 
 absl::Status CheckHello(const v1::Hello& hello) {
   if (auto name = CollectionName::Parse(hello.collection()); !name.ok()) return name.status();
@@ -146,7 +149,7 @@ void ForwardStream::SubscribeLater() {
     auto stream = weak.lock();
     if (!stream) return;
     absl::MutexLock lock(&stream->mu_);
-    if (!stream->finished_ && !stream->reader_) stream->Subscribe();
+    if (!stream->finished_ && !stream->reader_ && !stream->in_tail_) stream->Subscribe();
   });
   retry_ = std::min(retry_ * 2, environment_->options.retry_longest);
 }
@@ -160,27 +163,34 @@ void ForwardStream::JournalRead(JournalReader* reader, journal::v1::SubscribeRes
   if (message.entries().empty()) return ReadMore();
 
   Outgoing outgoing;
-  entries_.clear();
+  outgoing.message.mutable_entries()->set_head_seq(message.head_seq());
+  outgoing.message.mutable_entries()->mutable_entries()->Swap(message.mutable_entries());
   const absl::Time now = environment_->options.clock();
-  for (const record::v1::Entry& entry : message.entries()) {
+  const auto committed_at = [&](const record::v1::Entry& entry) {
+    return CommittedAt(entry.committed_ns(), message.now_ns(), now);
+  };
+  if (Forward(std::move(outgoing), committed_at)) ReadMore();
+}
+
+bool ForwardStream::Forward(
+    Outgoing outgoing, absl::FunctionRef<absl::Time(const record::v1::Entry& entry)> committed_at) {
+  entries_.clear();
+  for (const record::v1::Entry& entry : outgoing.message.entries().entries()) {
     entries_.push_back({.seq = Seq(entry.seq()),
                         .wire_bytes = entry.record().size() + entry.payload().size(),
                         .journal_bytes = entry.record().size() + entry.payload_length(),
-                        .committed_at = CommittedAt(entry.committed_ns(), message.now_ns(), now)});
+                        .committed_at = committed_at(entry)});
     outgoing.wire_bytes += entries_.back().wire_bytes;
   }
   if (absl::Status status = collection_->EntriesRead(hello_.node(), id_, entries_); !status.ok()) {
-    return CloseLocked(status);
+    CloseLocked(status);
+    return false;
   }
-  read_ = entries_.back().seq;
-  chain_ = message.entries().rbegin()->chain();
-  outgoing.last = read_;
+  outgoing.last = read_ = entries_.back().seq;
   outgoing.records = entries_.size();
-  v1::Entries& out = *outgoing.message.mutable_entries();
-  out.set_head_seq(message.head_seq());
-  out.mutable_entries()->Swap(message.mutable_entries());
+  chain_ = outgoing.message.entries().entries().rbegin()->chain();
   Enqueue(std::move(outgoing));
-  ReadMore();
+  return true;
 }
 
 void ForwardStream::JournalDone(JournalReader* reader, const absl::Status& status) {
@@ -224,7 +234,7 @@ void ForwardStream::HandleOutOfRange(const absl::Status& refusal) {
         auto stream = weak.lock();
         if (!stream) return;
         absl::MutexLock lock(&stream->mu_);
-        if (stream->finished_ || stream->reader_) return;
+        if (stream->finished_ || stream->reader_ || stream->in_tail_) return;
         if (!journal.ok()) return stream->SubscribeLater();
         stream->JournalRangeKnown(refusal, *journal);
       });
@@ -252,9 +262,72 @@ void ForwardStream::JournalRangeKnown(const absl::Status& refusal,
 }
 
 void ForwardStream::ReadMore() {
+  if (in_tail_) return ReadTail(/*own_too=*/false);
   if (finished_ || !reader_ || reading_ || !collection_->MayRead(hello_.node(), id_)) return;
+  // The journal's first message has come, so this is its history.
+  if (read_ >= collection_->head() &&
+      collection_->tail().Join(environment_, collection_, id_, read_, chain_, weak_from_this())) {
+    DropReader();
+    in_tail_ = true;
+    return ReadTail(/*own_too=*/false);
+  }
   reading_ = true;
   reader_->Next();
+}
+
+void ForwardStream::ReadTail(bool own_too) {
+  while (!finished_ && collection_->MayRead(hello_.node(), id_)) {
+    if (!collection_->tail().Read(read_.next(), &tail_entries_)) {
+      collection_->tail().Leave(id_);
+      in_tail_ = false;
+      return Subscribe();
+    }
+    if (tail_entries_.empty()) return;
+    const Ordinal self(hello_.ordinal());
+    if (!own_too && tail_entries_.size() <= kMaxOwnHeld &&
+        std::ranges::all_of(tail_entries_, [&](auto& kept) { return kept->origin == self; })) {
+      if (std::exchange(own_waits_, true)) return;
+      return environment_->timers.After(kOwnHeldFor, [weak = weak_from_this()] {
+        auto stream = weak.lock();
+        if (!stream) return;
+        absl::MutexLock lock(&stream->mu_);
+        stream->own_waits_ = false;
+        if (stream->in_tail_) stream->ReadTail(/*own_too=*/true);
+      });
+    }
+    Outgoing outgoing;
+    v1::Entries& out = *outgoing.message.mutable_entries();
+    out.set_head_seq(std::max(collection_->head(), Seq(tail_entries_.back()->entry.seq())).value());
+    for (const TailEntryPtr& kept : tail_entries_) {
+      record::v1::Entry& entry = *out.add_entries();
+      if (kept->origin != self) {
+        entry = kept->entry;
+        continue;
+      }
+      // Without its payload, which the replica has.
+      entry.set_seq(kept->entry.seq());
+      entry.set_record(kept->entry.record());
+      entry.set_codec(kept->entry.codec());
+      entry.set_chain(kept->entry.chain());
+      entry.set_committed_ns(kept->entry.committed_ns());
+      entry.set_payload_length(kept->entry.payload_length());
+    }
+    const auto committed_at = [&, first = tail_entries_.front()->entry.seq()](const auto& entry) {
+      return tail_entries_[entry.seq() - first]->committed_at;
+    };
+    if (!Forward(std::move(outgoing), committed_at)) return;
+  }
+}
+
+void ForwardStream::TailMoved() {
+  absl::MutexLock lock(&mu_);
+  if (in_tail_) ReadTail(/*own_too=*/false);
+}
+
+void ForwardStream::TailLost() {
+  absl::MutexLock lock(&mu_);
+  if (finished_ || !std::exchange(in_tail_, false)) return;
+  Subscribe();
 }
 
 void ForwardStream::Enqueue(Outgoing outgoing) {
@@ -344,6 +417,7 @@ void ForwardStream::CloseLocked(const absl::Status& status) {
 }
 
 void ForwardStream::DropReader() {
+  if (std::exchange(in_tail_, false)) collection_->tail().Leave(id_);
   if (!reader_) return;
   reader_->Cancel();
   reader_.reset();

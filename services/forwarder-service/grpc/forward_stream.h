@@ -1,6 +1,8 @@
 // A replica's Forward call: admits it, subscribes to the journal where its cursor ends, and passes
-// entries on within the window. An entry goes from the journal's read reaction straight into the
-// write to the replica, on that thread. Keeps itself alive until gRPC says that the call is over.
+// entries on within the window. Once it has caught up, it takes them from the collection's tail,
+// which reads the journal once for all. An entry goes from the journal's read reaction straight
+// into the write to the replica, on that thread. A replica's own records, which it has, are not
+// urgent: they wait a little for others. Keeps itself alive until gRPC says that the call is over.
 // Reactions come from gRPC's threads; ReplicaStream's methods from any thread.
 #pragma once
 
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -20,12 +23,14 @@
 #include "services/forwarder-service/grpc/collection.h"
 #include "services/forwarder-service/grpc/environment.h"
 #include "services/forwarder-service/grpc/journal_reader.h"
+#include "services/forwarder-service/grpc/journal_tail.h"
 
 namespace intermezzo::forwarder {
 
 class ForwardStream final : public grpc::ServerBidiReactor<v1::ForwardRequest, v1::ForwardResponse>,
                             public ReplicaStream,
                             public JournalReader::Listener,
+                            public JournalTail::Member,
                             public std::enable_shared_from_this<ForwardStream> {
  public:
   // The reactor for a new call.
@@ -40,6 +45,10 @@ class ForwardStream final : public grpc::ServerBidiReactor<v1::ForwardRequest, v
   // JournalReader::Listener.
   void JournalRead(JournalReader* reader, journal::v1::SubscribeResponse& message) override;
   void JournalDone(JournalReader* reader, const absl::Status& status) override;
+
+  // JournalTail::Member.
+  void TailMoved() override;
+  void TailLost() override;
 
   // The reactor.
   void OnReadDone(bool ok) override;
@@ -67,6 +76,12 @@ class ForwardStream final : public grpc::ServerBidiReactor<v1::ForwardRequest, v
   void JournalRangeKnown(const absl::Status& refusal, const journal::v1::Journal& journal)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReadMore() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // `own_too`: also where there is nothing but the replica's own.
+  void ReadTail(bool own_too) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Counts the entries of `outgoing`, which come next, and queues it. False: the stream closes.
+  bool Forward(Outgoing outgoing,
+               absl::FunctionRef<absl::Time(const record::v1::Entry& entry)> committed_at)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Enqueue(Outgoing outgoing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Pump() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CloseLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -96,7 +111,10 @@ class ForwardStream final : public grpc::ServerBidiReactor<v1::ForwardRequest, v
   Seq read_ ABSL_GUARDED_BY(mu_);              // last seq read
   std::string chain_ ABSL_GUARDED_BY(mu_);     // chain value there
   absl::Duration retry_ ABSL_GUARDED_BY(mu_);
-  std::vector<EntryRead> entries_ ABSL_GUARDED_BY(mu_);  // scratch
+  bool in_tail_ ABSL_GUARDED_BY(mu_) = false;    // a member of the collection's tail; no reader_
+  bool own_waits_ ABSL_GUARDED_BY(mu_) = false;  // a timer will read the tail
+  std::vector<EntryRead> entries_ ABSL_GUARDED_BY(mu_);          // scratch
+  std::vector<TailEntryPtr> tail_entries_ ABSL_GUARDED_BY(mu_);  // scratch
 
   // Writing to the replica. While writing_, the front is the message being written. Bounded by the
   // window, heartbeats being sent only where it is empty, and orders being few.

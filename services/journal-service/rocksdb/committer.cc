@@ -64,13 +64,14 @@ class Committer::Group {
     if (outcome.ok()) {
       for (auto& [key, work] : works_) Publish(work);
     }
-    for (auto& answer : answers_) {
-      told.push_back([answer = std::move(answer), outcome = outcome_] { answer(*outcome); });
-    }
+    // Readers first: others wait for what they read.
     if (outcome.ok()) {
       for (auto& [key, work] : works_) {
         if (work.changed) told.push_back([journal = work.journal] { journal->Notify(); });
       }
+    }
+    for (auto& answer : answers_) {
+      told.push_back([answer = std::move(answer), outcome = outcome_] { answer(*outcome); });
     }
     return told;
   }

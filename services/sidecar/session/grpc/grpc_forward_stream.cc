@@ -3,6 +3,8 @@
 #include <grpcpp/client_context.h>
 
 #include <algorithm>
+#include <functional>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -20,6 +22,50 @@ using forwarder::v1::ForwardResponse;
 
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
+// An ack waits so long for those of the records that follow, and for these to be applied first.
+constexpr absl::Duration kAckDelay = absl::Milliseconds(2);
+
+// Acknowledges on a thread of its own, the last seq for all that came in the meantime.
+class Acks {
+ public:
+  // `write` is called by one thread, and not any more once the destructor has returned.
+  explicit Acks(std::function<void(Seq)> write)
+      : write_(std::move(write)), thread_([this] { Run(); }) {}
+  ~Acks() {
+    {
+      absl::MutexLock lock(&mu_);
+      stopped_ = true;
+    }
+    thread_.join();
+  }
+
+  void Owe(Seq seq) {
+    absl::MutexLock lock(&mu_);
+    owed_ = seq;
+  }
+
+ private:
+  void Run() {
+    auto due = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopped_ || owed_; };
+    for (;;) {
+      Seq seq;
+      {
+        absl::MutexLock lock(&mu_);
+        mu_.Await(absl::Condition(&due));
+        mu_.AwaitWithTimeout(absl::Condition(&stopped_), kAckDelay);
+        if (stopped_) return;
+        seq = *std::exchange(owed_, std::nullopt);
+      }
+      write_(seq);
+    }
+  }
+
+  const std::function<void(Seq)> write_;
+  absl::Mutex mu_;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<Seq> owed_ ABSL_GUARDED_BY(mu_);
+  std::thread thread_;
+};
 
 class GrpcForwardStream final : public ForwardStream {
  public:
@@ -77,15 +123,16 @@ class GrpcForwardStream final : public ForwardStream {
     auto stream = stub_->Forward(context);
     ForwardRequest request;
     handler_.FillHello(request.mutable_hello());
-    // Acks are small and the forwarder always reads: writing them does not block for long.
-    auto ack = [&](Seq seq) {
-      ForwardRequest message;
-      message.mutable_ack()->set_seq(seq.value());
-      stream->Write(message);
-    };
     absl::Status own;
-    ForwardResponse response;
     if (stream->Write(request)) {
+      // Acks are small and the forwarder always reads: writing them does not block for long.
+      Acks acks([&stream](Seq seq) {
+        ForwardRequest message;
+        message.mutable_ack()->set_seq(seq.value());
+        stream->Write(message);
+      });
+      const auto ack = [&acks](Seq seq) { acks.Owe(seq); };
+      ForwardResponse response;
       while (own.ok() && stream->Read(&response)) {
         *heard = true;
         switch (response.message_case()) {
@@ -102,8 +149,8 @@ class GrpcForwardStream final : public ForwardStream {
             break;
         }
       }
+      if (!own.ok()) context->TryCancel();
     }
-    if (!own.ok()) context->TryCancel();
     absl::Status status = FromGrpc(stream->Finish());
     return own.ok() ? status : own;
   }
