@@ -277,7 +277,7 @@ void FuseDriver::BeforeRemoval(ObjectId object) {
   retained_.push_back(std::move(inode));
 }
 
-void FuseDriver::Invalidate(const Invalidation& what) {
+void FuseDriver::Invalidate(Invalidation what) {
   std::vector<InodePtr> retained;
   {
     absl::MutexLock lock(&retained_mu_);
@@ -290,7 +290,15 @@ void FuseDriver::Invalidate(const Invalidation& what) {
   for (const Invalidation::Object& object : what.objects) {
     if (InodePtr inode = inodes_.Find(object.id)) inode->plain = false;
   }
-  invalidator_.Queue(what);
+  // What the kernel does not know it has not cached. Who tells it of an object from now on looks at
+  // the lower tree after that, and finds what was applied (LookupEntry).
+  std::erase_if(what.entries, [this](const Invalidation::Entry& entry) {
+    return !inodes_.KnownToKernel(entry.parent);
+  });
+  std::erase_if(what.objects, [this](const Invalidation::Object& object) {
+    return !inodes_.KnownToKernel(object.id);
+  });
+  if (!what.entries.empty() || !what.objects.empty()) invalidator_.Queue(what);
 }
 
 int FuseDriver::DropEntry(ObjectId parent, const std::string& name) {

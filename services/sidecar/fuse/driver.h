@@ -45,7 +45,7 @@ class FuseDriver : public KernelCache, public DeviceOwner {
   absl::Status Mount();
   void Unmount(absl::Duration grace);
   absl::Status FlushMappings(absl::Duration timeout);
-  void Invalidate(const Invalidation& what);
+  void Invalidate(Invalidation what);
   void BeforeRemoval(ObjectId object);
 
   Invalidator& invalidator() { return invalidator_; }

@@ -23,7 +23,7 @@ FusePresto::~FusePresto() = default;
 
 absl::Status FusePresto::Mount() { return driver_->Mount(); }
 void FusePresto::Unmount(absl::Duration grace) { driver_->Unmount(grace); }
-void FusePresto::Invalidate(Invalidation what) { driver_->Invalidate(what); }
+void FusePresto::Invalidate(Invalidation what) { driver_->Invalidate(std::move(what)); }
 void FusePresto::BeforeRemoval(ObjectId object) { driver_->BeforeRemoval(object); }
 void FusePresto::Remade(ObjectId object) { driver_->inodes().Remade(object); }
 absl::Status FusePresto::FlushMappings(absl::Duration timeout) {

@@ -59,6 +59,7 @@ InodePtr InodeTable::Remember(ObjectId id, uint64_t lower_ino) {
 }
 
 bool InodeTable::KnownToKernel(ObjectId id) {
+  if (id == kRootObject) return true;
   absl::MutexLock lock(&mu_);
   auto it = inodes_.find(id.value());
   return it != inodes_.end() && it->second->lookups > 0;
