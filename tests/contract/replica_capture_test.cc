@@ -14,7 +14,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "services/common/record/codec.h"
+#include "tests/support/eventually.h"
 #include "tests/support/test_node.h"
 
 namespace intermezzo::sidecar {
@@ -181,6 +183,20 @@ TEST_F(ReplicaCaptureTest, TheThreadCutsByItself) {
   EXPECT_TRUE(progressed.WaitForNotificationWithTimeout(absl::Seconds(30)));
   EXPECT_EQ(node_.replica().last_origin_seq(), 2u);
   node_.Close();
+}
+
+TEST_F(ReplicaCaptureTest, UnderLoadWrittenPiecesGather) {
+  for (int i = 0; i < 40; ++i) ASSERT_EQ(node_.Create("f" + std::to_string(i), 0644), 0);
+  const uint64_t before = node_.replica().last_origin_seq();
+  const absl::Time began = absl::Now();
+  for (int i = 0; i < 400; ++i) ASSERT_EQ(node_.Write("f1", i * 100, std::string(100, 'x')), 0);
+  const uint64_t records = node_.replica().last_origin_seq() - before;
+  EXPECT_LE(records, (absl::Now() - began) / absl::Milliseconds(5) + 1);
+  // Cut they are, without anybody asking.
+  ASSERT_TRUE(node_.replica().CutAll().ok());
+  const uint64_t last = node_.replica().last_origin_seq();
+  ASSERT_EQ(node_.Write("f1", 0, "y"), 0);
+  EXPECT_TRUE(tests::Eventually([&] { return node_.replica().last_origin_seq() == last + 1; }));
 }
 
 TEST_F(ReplicaCaptureTest, RemoveKnowsTheLastName) {

@@ -86,22 +86,35 @@ std::string Xxh3(std::string_view bytes) {
   return Canonical(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
-record::v1::Entry SealEntry(Record record, std::string_view payload) {
+SealedPayload SealPayload(std::string_view payload) {
+  SealedPayload sealed;
+  if (payload.empty()) return sealed;
+  sealed.digest.set_length(payload.size());
+  sealed.digest.set_xxh3(Xxh3(payload));
+  if (Compress(payload, &sealed.bytes)) {
+    sealed.codec = record::v1::PAYLOAD_CODEC_ZSTD;
+  } else {
+    sealed.bytes.assign(payload);
+  }
+  return sealed;
+}
+
+record::v1::Entry SealEntry(Record& record, SealedPayload payload) {
   record::v1::Entry entry;
-  if (payload.empty()) {
+  if (payload.bytes.empty()) {
     record.clear_payload();
   } else {
-    record.mutable_payload()->set_length(payload.size());
-    record.mutable_payload()->set_xxh3(Xxh3(payload));
-    if (Compress(payload, entry.mutable_payload())) {
-      entry.set_codec(record::v1::PAYLOAD_CODEC_ZSTD);
-    } else {
-      entry.set_payload(payload.data(), payload.size());
-    }
-    entry.set_payload_length(entry.payload().size());
+    *record.mutable_payload() = std::move(payload.digest);
+    entry.set_codec(payload.codec);
+    entry.set_payload_length(payload.bytes.size());
+    entry.set_payload(std::move(payload.bytes));
   }
   record.SerializeToString(entry.mutable_record());
   return entry;
+}
+
+record::v1::Entry SealEntry(Record record, std::string_view payload) {
+  return SealEntry(record, SealPayload(payload));
 }
 
 absl::StatusOr<std::string> OpenPayload(const record::v1::Entry& entry, const Record& record) {

@@ -23,8 +23,18 @@ inline constexpr int kMaxRecordTouches = 16;
 // XXH3 128 bit in canonical (big endian) form, 16 bytes. Source: xxHash 0.8 specification.
 std::string Xxh3(std::string_view bytes);
 
+// A payload as it goes into an entry; without bytes: none.
+struct SealedPayload {
+  record::v1::PayloadDigest digest;
+  record::v1::PayloadCodec codec = record::v1::PAYLOAD_CODEC_UNSPECIFIED;
+  std::string bytes;
+};
+
+// Digests the payload, compresses it with zstd where that saves at least an eighth.
+SealedPayload SealPayload(std::string_view payload);
+
 // Sets the payload's digest in `record`, serializes it and wraps both into an entry (seq 0).
-// Compresses the payload with zstd where that saves at least an eighth.
+record::v1::Entry SealEntry(record::v1::Record& record, SealedPayload payload);
 record::v1::Entry SealEntry(record::v1::Record record, std::string_view payload);
 
 // Parses entry.record and checks it wholly: sizes, names, extents, touches, kinds.

@@ -122,6 +122,7 @@ class RocksBatch : public NodeDb::Batch {
  public:
   explicit RocksBatch(const RocksNodeDb* db) : db_(db) {}
   void PutObject(ObjectId id, const ObjectRow& row) override;
+  void UpdateObject(ObjectId id, const ObjectRow& row) override { Put(keys::Object(id), row); }
   void RemoveObject(ObjectId id, const ObjectRow& row) override;
   void PutEntry(ObjectId parent, const std::string& name, const EntryRow& row) override;
   void RemoveEntry(ObjectId parent, const std::string& name) override;

@@ -27,6 +27,8 @@ class NodeDb {
     virtual ~Batch() = default;
     // Object table. PutObject also keeps the inode index.
     virtual void PutObject(ObjectId id, const storage::v1::ObjectRow& row) = 0;
+    // The row of an object that is in the table, at the inode that it has there.
+    virtual void UpdateObject(ObjectId id, const storage::v1::ObjectRow& row) = 0;
     virtual void RemoveObject(ObjectId id, const storage::v1::ObjectRow& row) = 0;
     virtual void PutEntry(ObjectId parent, const std::string& name,
                           const storage::v1::EntryRow& row) = 0;

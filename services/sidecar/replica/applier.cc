@@ -127,7 +127,8 @@ absl::Status Applier::Make(Record op, const std::string& payload,
   if (!performed.ok()) return performed;
   rider(*change.batch);
   const ObjectId made(op.create().object());
-  if (absl::Status status = core_.CommitLocal(std::move(op), payload, std::move(change.batch));
+  if (absl::Status status =
+          core_.CommitLocal(std::move(op), SealPayload(payload), std::move(change.batch));
       !status.ok()) {
     return status;
   }
@@ -152,10 +153,13 @@ absl::Status Applier::Confirm(const record::v1::Entry& entry, const Record& reco
   }
   auto batch = core_.db().NewBatch();
   if (origin_seq > state.confirmed_origin_seq()) {
-    auto local = core_.db().ReadLocal(origin_seq - 1, 1, 1);
-    if (local.empty() || local[0].first != origin_seq ||
-        local[0].second.record() != entry.record()) {
-      return rolled_back("its local journal has another one of that number");
+    if (!core_.pending().Has(origin_seq, entry.record())) {
+      // It is no longer pending where it waits for replay.
+      auto local = core_.db().ReadLocal(origin_seq - 1, 1, 1);
+      if (local.empty() || local[0].first != origin_seq ||
+          local[0].second.record() != entry.record()) {
+        return rolled_back("its local journal has another one of that number");
+      }
     }
     batch->DropLocalThrough(origin_seq);
     core_.pending().RemoveThrough(origin_seq);
@@ -299,7 +303,7 @@ absl::Status Applier::Link(const Record& record, Change& change) {
   if (absl::Status status = effects_.Link(op, *parent, *row); !status.ok()) return status;
   row->set_attributes_version(record.version());
   AddLink(*row, ObjectId(op.parent()), op.name());
-  change.batch->PutObject(ObjectId(op.object()), *row);
+  change.batch->UpdateObject(ObjectId(op.object()), *row);
   change.batch->PutEntry(ObjectId(op.parent()), op.name(),
                          MakeEntry(op.object(), record.version()));
   StaleName(change.stale, op.parent(), op.name());
@@ -329,7 +333,7 @@ absl::Status Applier::Remove(const Record& record, Change& change) {
   if (op.last()) {
     change.batch->RemoveObject(object, after);
   } else {
-    change.batch->PutObject(object, after);
+    change.batch->UpdateObject(object, after);
   }
   StaleName(change.stale, op.parent(), op.name());
   StaleAttributes(change.stale, op.object());
@@ -387,11 +391,11 @@ absl::Status Applier::Rename(const Record& record, Change& change) {
   if (replaced && op.replaced_last()) {
     batch.RemoveObject(replaced, replaced_after);
   } else if (replaced) {
-    batch.PutObject(replaced, replaced_after);
+    batch.UpdateObject(replaced, replaced_after);
   }
   DropLink(*row, from_parent, op.from_name());
   AddLink(*row, to_parent, op.to_name());
-  batch.PutObject(ObjectId(op.object()), *row);
+  batch.UpdateObject(ObjectId(op.object()), *row);
   batch.PutEntry(to_parent, op.to_name(), MakeEntry(op.object(), record.version()));
   if (op.exchange()) {
     batch.PutEntry(from_parent, op.from_name(), MakeEntry(op.replaced(), record.version()));
@@ -444,7 +448,7 @@ absl::Status Applier::Data(const Record& record, const std::string& payload, boo
     change.stale.objects.push_back({ObjectId(id), static_cast<int64_t>(from), -1});
   }
   row->set_data_version(record.version());
-  change.batch->PutObject(ObjectId(id), *row);
+  change.batch->UpdateObject(ObjectId(id), *row);
   return absl::OkStatus();
 }
 
@@ -461,7 +465,7 @@ absl::Status Applier::Attributes(const Record& record, bool tolerant, Change& ch
                                   : effects_.RemoveXattr(record.remove_xattr(), *row);
   if (!status.ok()) return status;
   row->set_attributes_version(record.version());
-  change.batch->PutObject(ObjectId(id), *row);
+  change.batch->UpdateObject(ObjectId(id), *row);
   StaleAttributes(change.stale, id);
   return absl::OkStatus();
 }

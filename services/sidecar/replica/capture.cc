@@ -131,7 +131,7 @@ absl::Status ReplicaImpl::Linked(ObjectId object, ObjectId parent, int parent_fd
   row->set_attributes_version(record.version());
   AddLink(*row, parent, name);
   auto batch = core_.db().NewBatch();
-  batch->PutObject(object, *row);
+  batch->UpdateObject(object, *row);
   batch->PutEntry(parent, name, MakeEntry(object.value(), record.version()));
   return core_.CommitLocal(std::move(record), {}, std::move(batch));
 }
@@ -161,7 +161,7 @@ absl::Status ReplicaImpl::Removed(ObjectId parent, int parent_fd, const std::str
   if (last) {
     batch->RemoveObject(object, *row);
   } else {
-    batch->PutObject(object, *row);
+    batch->UpdateObject(object, *row);
   }
   absl::Status status = core_.CommitLocal(std::move(record), {}, std::move(batch));
   if (status.ok() && last) cutter_.Forget(object);
@@ -212,12 +212,12 @@ absl::Status ReplicaImpl::Renamed(ObjectId from_parent, int from_fd, const std::
     if (op.replaced_last()) {
       batch->RemoveObject(replaced, *replaced_row);
     } else {
-      batch->PutObject(replaced, *replaced_row);
+      batch->UpdateObject(replaced, *replaced_row);
     }
   }
   DropLink(*row, from_parent, from_name);
   AddLink(*row, to_parent, to_name);
-  batch->PutObject(object, *row);
+  batch->UpdateObject(object, *row);
   batch->PutEntry(to_parent, to_name, MakeEntry(object.value(), record.version()));
   ObjectId whiteout;
   if (exchange) {
@@ -272,7 +272,7 @@ absl::Status ReplicaImpl::CommitChange(ObjectId object, Record record, ObjectRow
     row.set_attributes_version(record.version());
   }
   auto batch = core_.db().NewBatch();
-  batch->PutObject(object, row);
+  batch->UpdateObject(object, row);
   return core_.CommitLocal(std::move(record), {}, std::move(batch));
 }
 

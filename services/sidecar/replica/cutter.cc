@@ -16,6 +16,13 @@
 namespace intermezzo::sidecar {
 namespace {
 
+// With more local records than this on their way to the journal and back, what is dirty gathers for
+// kGather (or up to kGatherBytes) before it is cut: a file that is written in pieces is then one
+// record, not one for each piece. Whoever waits for his updates to be seen is below it.
+constexpr uint64_t kBusyRecords = 32;
+constexpr absl::Duration kGather = absl::Milliseconds(5);
+constexpr uint64_t kGatherBytes = 4 << 20;
+
 // Appends the parts of `extent` that hold data, at most `budget` bytes, to `parts`; returns where
 // it stopped, the end of the extent where it has them all. Holes in a range that also has bytes
 // that nobody wrote are left out.
@@ -156,8 +163,9 @@ absl::StatusOr<bool> Cutter::CutOne(ObjectId object) {
   if (op.extents().empty()) return true;
   auto batch = core_.db().NewBatch();
   row->set_data_version(record.version());
-  batch->PutObject(object, *row);
-  absl::Status status = core_.CommitLocal(std::move(record), payload, std::move(batch));
+  batch->UpdateObject(object, *row);
+  absl::Status status =
+      core_.CommitLocal(std::move(record), SealPayload(payload), std::move(batch));
   if (!status.ok()) return status;
   return true;
 }
@@ -196,19 +204,26 @@ absl::Status Cutter::CutAll() {
 
 void Cutter::Run() {
   for (;;) {
-    ObjectId object;
+    std::deque<ObjectId> round;
     {
       absl::MutexLock lock(&mu_);
       auto ready = [this]()
                        ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !queue_.empty(); };
       mu_.Await(absl::Condition(&ready));
+      if (core_.pending_records() > kBusyRecords) {
+        auto enough = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+          return stopping_ || dirty_bytes() > kGatherBytes;
+        };
+        mu_.AwaitWithTimeout(absl::Condition(&enough), kGather);
+      }
       if (stopping_) return;
-      object = queue_.front();
-      queue_.pop_front();
-      queued_.erase(object);
+      round.swap(queue_);
+      queued_.clear();
     }
-    // A failure has closed the replica; there is nobody here to tell.
-    CutInline(object).IgnoreError();
+    for (ObjectId object : round) {
+      // A failure has closed the replica; there is nobody here to tell.
+      CutInline(object).IgnoreError();
+    }
   }
 }
 

@@ -111,9 +111,16 @@ PendingIndex::Hashes PendingIndex::Questions(const Record& record) {
   return hashes;
 }
 
-void PendingIndex::Add(uint64_t origin_seq, const Record& record) {
-  Pending& pending = records_.emplace_back(Pending{origin_seq, Marks(record)});
+void PendingIndex::Add(uint64_t origin_seq, const Record& record, std::string_view bytes) {
+  Pending& pending = records_.emplace_back(Pending{origin_seq, Marks(record), Xxh3(bytes)});
   for (size_t hash : pending.hashes) ++counts_[hash];
+}
+
+bool PendingIndex::Has(uint64_t origin_seq, std::string_view bytes) const {
+  auto it = std::lower_bound(
+      records_.begin(), records_.end(), origin_seq,
+      [](const Pending& pending, uint64_t seq) { return pending.origin_seq < seq; });
+  return it != records_.end() && it->origin_seq == origin_seq && it->digest == Xxh3(bytes);
 }
 
 void PendingIndex::RemoveThrough(uint64_t origin_seq) {

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -17,8 +19,10 @@ namespace intermezzo::sidecar {
 
 class PendingIndex {
  public:
-  // Origin seqs are added in ascending order.
-  void Add(uint64_t origin_seq, const record::v1::Record& record);
+  // Origin seqs are added in ascending order. `bytes`: the serialized record.
+  void Add(uint64_t origin_seq, const record::v1::Record& record, std::string_view bytes);
+  // True where the pending record of that number has these bytes.
+  bool Has(uint64_t origin_seq, std::string_view bytes) const;
   void RemoveThrough(uint64_t origin_seq);
   void Clear();
 
@@ -40,6 +44,7 @@ class PendingIndex {
   struct Pending {
     uint64_t origin_seq;
     Hashes hashes;
+    std::string digest;  // of the record's bytes
   };
   // What a record leaves in the index.
   static Hashes Marks(const record::v1::Record& record);

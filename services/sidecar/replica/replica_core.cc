@@ -125,7 +125,7 @@ absl::Status ReplicaCore::ReloadState() {
         return absl::DataLossError(absl::StrCat("local journal, origin seq ", origin_seq, ": ",
                                                 record.status().message()));
       }
-      pending_.Add(origin_seq, *record);
+      pending_.Add(origin_seq, *record, entry.record());
       last = origin_seq;
     }
   }
@@ -171,7 +171,7 @@ uint64_t ReplicaCore::TableVersion(const record::v1::Touch& touch) const {
                                                    : row->attributes_version();
 }
 
-absl::Status ReplicaCore::CommitLocal(record::v1::Record record, std::string_view payload,
+absl::Status ReplicaCore::CommitLocal(record::v1::Record record, SealedPayload payload,
                                       std::unique_ptr<NodeDb::Batch> batch) {
   if (absl::Status failed = failure(); !failed.ok()) return Fail(failed);
   const uint64_t origin_seq = Version(record.version()).counter();
@@ -180,8 +180,9 @@ absl::Status ReplicaCore::CommitLocal(record::v1::Record record, std::string_vie
     if (!record.has_create()) touch.set_against(TableVersion(touch));
     *record.add_touches() = std::move(touch);
   }
-  pending_.Add(origin_seq, record);
-  batch->AppendLocal(origin_seq, SealEntry(std::move(record), payload));
+  const record::v1::Entry entry = SealEntry(record, std::move(payload));
+  pending_.Add(origin_seq, record, entry.record());
+  batch->AppendLocal(origin_seq, entry);
   state_.set_last_origin_seq(origin_seq);
   return CommitApplied(std::move(batch));
 }

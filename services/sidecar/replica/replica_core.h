@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "services/common/record/codec.h"
 #include "services/sidecar/replica/executor.h"
 #include "services/sidecar/replica/pending_index.h"
 #include "services/sidecar/replica/replica.h"
@@ -51,7 +52,7 @@ class ReplicaCore {
   uint64_t TableVersion(const record::v1::Touch& touch) const;
   // Fills in the touches, seals, and commits the record with `batch`'s rows and the state. Once
   // this is called the lower tree has the effect, so a failure closes the replica.
-  absl::Status CommitLocal(record::v1::Record record, std::string_view payload,
+  absl::Status CommitLocal(record::v1::Record record, SealedPayload payload,
                            std::unique_ptr<NodeDb::Batch> batch)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_lock_);
   // Commits an applied or confirmed entry's rows with the state as changed by the caller.

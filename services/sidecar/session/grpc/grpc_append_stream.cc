@@ -25,6 +25,10 @@ using journal::v1::JournalService;
 
 // Batches sent and not yet confirmed.
 constexpr size_t kWindow = 8;
+// With this many of them on their way, the next one waits for a confirmation or for kFullBatch
+// records: under load batches are large, and each costs every part of the cluster a few wake-ups.
+constexpr size_t kSmallBatches = 2;
+constexpr uint64_t kFullBatch = 64;
 // Bytes of one batch: small enough that the journal commits one while the next is on its way.
 constexpr size_t kBatchBytes = 1024 * 1024;
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
@@ -170,7 +174,7 @@ class GrpcAppendStream final : public AppendStream {
       uint64_t after;
       {
         auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-          return shutdown_ || broken_ || (epoch_ && woken_ && in_flight_.size() < kWindow);
+          return shutdown_ || broken_ || (epoch_ && woken_ && MaySend());
         };
         absl::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(&ready));
@@ -196,6 +200,11 @@ class GrpcAppendStream final : public AppendStream {
       in_flight_.push_back(sent_);
       return true;
     }
+  }
+
+  bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (in_flight_.size() < kSmallBatches) return true;
+    return in_flight_.size() < kWindow && replica_.last_origin_seq() >= sent_ + kFullBatch;
   }
 
   const std::unique_ptr<JournalService::Stub> stub_;
