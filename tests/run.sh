@@ -70,9 +70,9 @@ if [ "$build" = yes ]; then
   }
   targets=
   if [ -n "$labels" ]; then
-    # A test's program has the test's name; a test that is a script needs the whole build.
+    # A test's program has the test's name up to a dot; a test that is a script needs the whole build.
     known=$(ninja -C "$dir" -t targets all | sed -n 's/^\([A-Za-z0-9_]*\): phony$/\1/p')
-    for name in $(chosen_tests); do
+    for name in $(chosen_tests | sed 's/[.].*//' | sort -u); do
       if ! printf '%s\n' "$known" | grep -qx "$name"; then
         targets=
         break

@@ -125,6 +125,45 @@ TEST_F(ReplicaApplyTest, Content) {
   Sync();
 }
 
+// xfs sets the time of directories that an exchange moves to another parent.
+TEST_F(ReplicaApplyTest, ExchangedDirectoriesHaveTheTimesOfTheOrigin) {
+  for (const char* name : {"d", "e", "d/x", "e/y"}) ASSERT_EQ(a_.Mkdir(name, 0755), 0);
+  Sync();
+  ASSERT_EQ(a_.Rename("d/x", "e/y", RENAME_EXCHANGE), 0);
+  journal_.Pull(a_.replica());
+  auto entry = journal_.NextFor(b_.replica());
+  ASSERT_NE(entry, nullptr);
+  // B dies between effect and commit; its file system set the times.
+  b_.commit_failure() = absl::UnavailableError("crashed");
+  EXPECT_FALSE(b_.replica().Apply(*entry).ok());
+  b_.commit_failure() = absl::OkStatus();
+  const struct timespec times[2] = {{5, 6}, {7, 8}};
+  for (const char* name : {"d/x", "e/y"}) {
+    ASSERT_EQ(utimensat(AT_FDCWD, b_.Path(name).c_str(), times, 0), 0);
+  }
+  b_.Reopen();
+  Sync();
+}
+
+TEST_F(ReplicaApplyTest, AttributesOfTheLocalFileSystemAreNotShared) {
+  for (const char* name : {"user.a", "trusted.SGI", "security.b", "system.posix_acl_default"}) {
+    EXPECT_TRUE(IsSharedXattr(name)) << name;
+  }
+  for (const char* name : {"btrfs.compression", "system.nfs4_acl", "trusted.SGI_ACL_DEFAULT"}) {
+    EXPECT_FALSE(IsSharedXattr(name)) << name;
+  }
+  // xfs keeps its ACLs under this name; on others it is like any.
+  ASSERT_EQ(a_.Create("f", 0644), 0);
+  ASSERT_EQ(a_.Setxattr("f", "system.posix_acl_access", kAcl), 0);
+  if (a_.Setxattr("f", "trusted.SGI_ACL_FILE", "x") == 0) {
+    ASSERT_EQ(a_.Removexattr("f", "trusted.SGI_ACL_FILE"), 0);
+  }
+  Sync();
+  for (const Entry& entry : journal_.entries()) {
+    EXPECT_EQ(entry.record().find("SGI_ACL"), std::string::npos);
+  }
+}
+
 TEST_F(ReplicaApplyTest, LinksAndRenames) {
   ASSERT_EQ(a_.Create("a", 0644), 0);
   ASSERT_EQ(a_.Write("a", 0, "content"), 0);

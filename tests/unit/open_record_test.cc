@@ -255,6 +255,14 @@ TEST(OpenRecordTest, EachMistakeOfARecordIsRefused) {
        "from_parent_mtime"},
       {Rename, [](R r) { r.mutable_rename()->mutable_to_parent_mtime()->set_nanos(~0u); },
        "to_parent_mtime"},
+      {Rename, [](R r) { r.mutable_rename()->mutable_object_mtime(); }, "rename.object_mtime"},
+      {Exchange, [](R r) { r.mutable_rename()->mutable_replaced_mtime(); }, "no parents change"},
+      {Exchange,
+       [](R r) {
+         r.mutable_rename()->set_to_parent(Id(5));
+         r.mutable_rename()->mutable_object_mtime()->set_nanos(~0u);
+       },
+       "rename.object_mtime.nanos"},
       {Exchange, [](R r) { r.mutable_rename()->set_replaced(0); }, "rename.replaced"},
       {Exchange, [](R r) { r.mutable_rename()->set_replaced_last(true); }, "replaced_last"},
       {Exchange, [](R r) { r.mutable_rename()->set_whiteout(Id(4)); }, "rename.whiteout"},

@@ -176,7 +176,14 @@ absl::Status CheckRename(const record::v1::RenameOp& op) {
   }
   RETURN_IF_ERROR(
       CheckTime("rename.from_parent_mtime", op.has_from_parent_mtime(), op.from_parent_mtime()));
-  return CheckTime("rename.to_parent_mtime", op.has_to_parent_mtime(), op.to_parent_mtime());
+  RETURN_IF_ERROR(
+      CheckTime("rename.to_parent_mtime", op.has_to_parent_mtime(), op.to_parent_mtime()));
+  if (!op.exchange() || op.from_parent() == op.to_parent()) {
+    if (op.has_object_mtime()) return Bad("rename.object_mtime: is set, and no parents change");
+    if (op.has_replaced_mtime()) return Bad("rename.replaced_mtime: is set, and no parents change");
+  }
+  RETURN_IF_ERROR(CheckTime("rename.object_mtime", op.has_object_mtime(), op.object_mtime()));
+  return CheckTime("rename.replaced_mtime", op.has_replaced_mtime(), op.replaced_mtime());
 }
 
 absl::Status CheckWrite(const record::v1::WriteOp& op, const Record& record) {

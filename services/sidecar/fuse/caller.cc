@@ -1,9 +1,12 @@
 #include "services/sidecar/fuse/caller.h"
 
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -23,6 +26,18 @@ void LeaveSharedUmask() {
   left = true;
 }
 
+// Sets or clears CAP_SYS_ADMIN among the thread's effective capabilities; returns whether that
+// changed anything.
+bool SetAdmin(bool on) {
+  __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+  if (syscall(SYS_capget, &header, data) != 0) return false;
+  uint32_t& effective = data[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective;
+  const uint32_t before = effective;
+  effective = on ? before | CAP_TO_MASK(CAP_SYS_ADMIN) : before & ~CAP_TO_MASK(CAP_SYS_ADMIN);
+  return effective != before && syscall(SYS_capset, &header, data) == 0;
+}
+
 }  // namespace
 
 CreatorScope::CreatorScope(gid_t gid, mode_t umask) : gid_(gid) {
@@ -34,6 +49,12 @@ CreatorScope::CreatorScope(gid_t gid, mode_t umask) : gid_(gid) {
 CreatorScope::~CreatorScope() {
   if (gid_ != 0) setfsgid(0);
   ::umask(old_umask_);
+}
+
+WithoutAdmin::WithoutAdmin() : had_(SetAdmin(false)) {}
+
+WithoutAdmin::~WithoutAdmin() {
+  if (had_) SetAdmin(true);
 }
 
 bool IsInGroup(pid_t tid, gid_t gid) {

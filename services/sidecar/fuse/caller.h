@@ -21,6 +21,19 @@ class CreatorScope {
   mode_t old_umask_;
 };
 
+// For the life of the object this thread has no CAP_SYS_ADMIN, as the callers that are not root:
+// most file systems hide names of trusted.* from them, some (btrfs) do not.
+class WithoutAdmin {
+ public:
+  WithoutAdmin();
+  ~WithoutAdmin();
+  WithoutAdmin(const WithoutAdmin&) = delete;
+  WithoutAdmin& operator=(const WithoutAdmin&) = delete;
+
+ private:
+  bool had_ = false;
+};
+
 // Whether `gid` is among the thread's groups, as the kernel says; false where it is gone.
 bool IsInGroup(pid_t tid, gid_t gid);
 

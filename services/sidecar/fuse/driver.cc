@@ -206,12 +206,15 @@ void FuseDriver::Park(fuse_req_t req, std::vector<uint64_t> locked, std::functio
     if (!parked->taken.exchange(true)) {
       // After this no interrupt can be running for the request.
       fuse_req_interrupt_func(parked->req, nullptr, nullptr);
+      // From here it waits for the local disk only. Released before the answer, so that a caller
+      // who has it finds what became stale meanwhile on its way into the kernel.
+      invalidator_.Release(parked->locked);
       if (status.ok()) {
         update();
       } else {
         fuse_reply_err(parked->req, ErrnoFromStatus(status));
       }
-      Unparked(parked->locked);
+      Unparked();
     }
     if (status.ok()) gate->Leave();
   });
@@ -229,12 +232,12 @@ void FuseDriver::Interrupted(fuse_req_t req, void* data) {
   std::vector<uint64_t> locked = parked->locked;
   if (parked->taken.exchange(true)) return;  // it has resumed
   // From here `parked` may be gone.
+  driver->invalidator_.Release(locked);
   fuse_reply_err(req, EINTR);
-  driver->Unparked(locked);
+  driver->Unparked();
 }
 
-void FuseDriver::Unparked(const std::vector<uint64_t>& locked) {
-  invalidator_.Release(locked);
+void FuseDriver::Unparked() {
   metrics_.Parked(-1);
   absl::MutexLock lock(&parked_mu_);
   --parked_;

@@ -102,7 +102,7 @@ class FuseDriver : public KernelCache, public DeviceOwner {
   void Park(fuse_req_t req, std::vector<uint64_t> locked, std::function<void()> update);
   static void Interrupted(fuse_req_t req, void* data);
   // A parked update was answered; nothing of the driver may be used after it.
-  void Unparked(const std::vector<uint64_t>& locked);
+  void Unparked();
 
   // ---- driver_lookup.cc
   // Fills `entry` and counts the lookup. 0 or errno; ENOENT where there is no such name.
@@ -163,8 +163,10 @@ class FuseDriver : public KernelCache, public DeviceOwner {
   ssize_t DoCopy(ObjectId in, off_t in_offset, ObjectId out, off_t out_offset, size_t length,
                  const Caller& caller);
   // Clears what a write clears: file capabilities, and set-id bits where asked. 0 or errno.
+  // `had_capability`: the lower file system may have dropped one already.
   int ClearPrivileges(Inode& inode, bool kill_suidgid, const Caller& caller);
-  int ClearPrivilegesLocked(Inode& inode, bool kill_suidgid, const Caller& caller)
+  int ClearPrivilegesLocked(Inode& inode, bool kill_suidgid, const Caller& caller,
+                            bool had_capability = false)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(replica_->update_lock());
 
   // ---- driver_attributes.cc

@@ -23,7 +23,8 @@ constexpr size_t kMaxCopy = 32 << 20;
 
 }  // namespace
 
-int FuseDriver::ClearPrivilegesLocked(Inode& inode, bool kill_suidgid, const Caller& caller) {
+int FuseDriver::ClearPrivilegesLocked(Inode& inode, bool kill_suidgid, const Caller& caller,
+                                      bool had_capability) {
   absl::StatusOr<FdPtr> fd = inodes_.Open(inode, Access::kPath);
   if (!fd.ok()) return ErrnoFromStatus(fd.status());
   const int at = (*fd)->get();
@@ -32,8 +33,10 @@ int FuseDriver::ClearPrivilegesLocked(Inode& inode, bool kill_suidgid, const Cal
   if (fstat(at, &st) != 0) return errno;
   if (!S_ISREG(st.st_mode)) return 0;
   // The lower file system would drop these by itself, but then no record would say so.
-  if (getxattr(path.c_str(), kCapability, nullptr, 0) >= 0 &&
-      removexattr(path.c_str(), kCapability) == 0) {
+  if (getxattr(path.c_str(), kCapability, nullptr, 0) >= 0) {
+    had_capability = removexattr(path.c_str(), kCapability) == 0;
+  }
+  if (had_capability) {
     if (int error = Captured(replica_->XattrRemoved(inode.id, at, kCapability), "write")) {
       return error;
     }
@@ -109,13 +112,15 @@ void FuseDriver::DoWrite(fuse_req_t req, const WriteArgs& args, std::string_view
     fuse_reply_err(req, error);
     return;
   }
-  fuse_reply_write(req, written);
   if (offset != args.offset) {
-    // The kernel put the bytes into its cache where it thought they would go.
+    // The kernel put the bytes into its cache where it thought they would go. Queued before the
+    // answer, so that a caller who has it finds it queued; it waits for the pages, which the kernel
+    // unlocks on the answer.
     Invalidation what;
     what.objects.push_back({args.object, 0, -1});
     invalidator_.Queue(what);
   }
+  fuse_reply_write(req, written);
 }
 
 void FuseDriver::Write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t offset,
@@ -145,11 +150,17 @@ int FuseDriver::DoFallocate(ObjectId object, int mode, off_t offset, off_t lengt
   if (!fd.ok()) return ErrnoFromStatus(fd.status());
   const int at = (*fd)->get();
   absl::MutexLock lock(&replica_->update_lock());
-  if (!inode->plain) {
-    if (int error = ClearPrivilegesLocked(*inode, caller.uid != 0, caller)) return error;
-  }
   if (int error = Captured(replica_->CutBefore(object), "fallocate")) return error;
-  if (fallocate(at, mode, offset, length) != 0) return errno;
+  // A mode that the lower file system does not have leaves set-id bits alone.
+  const bool plain = inode->plain;
+  const bool had_capability =
+      !plain && getxattr(ProcPath(at).c_str(), kCapability, nullptr, 0) >= 0;
+  const int failed = fallocate(at, mode, offset, length) != 0 ? errno : 0;
+  if (!plain && failed != EOPNOTSUPP) {
+    const int error = ClearPrivilegesLocked(*inode, caller.uid != 0, caller, had_capability);
+    if (error != 0) return error;
+  }
+  if (failed != 0) return failed;
   return Captured(replica_->Allocated(object, at, mode, offset, length), "fallocate");
 }
 

@@ -253,6 +253,13 @@ int FuseDriver::DoRename(ObjectId parent, const std::string& name, ObjectId new_
   } else {
     error = Captured(replica_->Renamed(parent, from_at, name, new_parent, to_at, new_name, flags),
                      "rename");
+    if ((flags & RENAME_EXCHANGE) != 0 && moved && target) {
+      // The kernel thinks that no time of theirs changed but ctime; xfs sets that of directories.
+      Invalidation what;
+      what.objects.push_back({ObjectId(moved->object())});
+      what.objects.push_back({ObjectId(target->object())});
+      invalidator_.Queue(what);
+    }
   }
   if (victim != nullptr) SettleVictim(*victim);
   return error;

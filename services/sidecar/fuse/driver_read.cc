@@ -9,33 +9,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
-#include <cstring>
+#include <optional>
 
 #include "services/common/status/errno.h"
+#include "services/sidecar/fuse/caller.h"
 #include "services/sidecar/fuse/driver.h"
 #include "services/sidecar/fuse/proc_path.h"
 
 namespace intermezzo::sidecar {
-namespace {
-
-constexpr std::string_view kTrusted = "trusted.";
-
-// What a user without CAP_SYS_ADMIN is shown of a list of names.
-size_t DropTrusted(char* names, size_t size) {
-  size_t kept = 0;
-  for (size_t at = 0; at < size;) {
-    const size_t length = strlen(names + at) + 1;
-    if (std::string_view(names + at).substr(0, kTrusted.size()) != kTrusted) {
-      memmove(names + kept, names + at, length);
-      kept += length;
-    }
-    at += length;
-  }
-  return kept;
-}
-
-}  // namespace
-
 void FuseDriver::Getattr(fuse_req_t req, fuse_ino_t ino) {
   absl::StatusOr<FdPtr> fd = OpenId(ino, Access::kPath);
   struct stat st;
@@ -137,15 +118,16 @@ void FuseDriver::Listxattr(fuse_req_t req, fuse_ino_t ino, size_t size) {
     fuse_reply_err(req, ErrnoFromStatus(fd.status()));
     return;
   }
-  // All of it, always: what this caller may see is less than what there is.
   std::string names(XATTR_LIST_MAX, '\0');
-  ssize_t n = listxattr(ProcPath((*fd)->get()).c_str(), names.data(), names.size());
+  ssize_t n;
+  {
+    std::optional<WithoutAdmin> caller;
+    if (fuse_req_ctx(req)->uid != 0) caller.emplace();
+    n = listxattr(ProcPath((*fd)->get()).c_str(), names.data(), names.size());
+  }
   if (n < 0) {
     fuse_reply_err(req, errno);
-    return;
-  }
-  if (fuse_req_ctx(req)->uid != 0) n = DropTrusted(names.data(), n);
-  if (size == 0) {
+  } else if (size == 0) {
     fuse_reply_xattr(req, n);
   } else if (static_cast<size_t>(n) > size) {
     fuse_reply_err(req, ERANGE);

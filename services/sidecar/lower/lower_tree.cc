@@ -26,11 +26,8 @@ union HandleBuffer {
   char room[sizeof(file_handle) + MAX_HANDLE_SZ];
 };
 
-bool IsShared(absl::string_view name) {
-  return absl::StartsWith(name, "user.") || absl::StartsWith(name, "trusted.") ||
-         absl::StartsWith(name, "security.") || name == "system.posix_acl_access" ||
-         name == "system.posix_acl_default";
-}
+constexpr char kAccessAcl[] = "system.posix_acl_access";
+constexpr char kDefaultAcl[] = "system.posix_acl_default";
 
 // Reads with `get`(buffer, size) until the size that it reports fits. The value grows under us at
 // most a few times before the caller is told ERANGE.
@@ -61,7 +58,7 @@ absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsOf(const std::string& p
   if (error != 0) return StatusFromErrno(error, "listxattr");
   std::vector<record::v1::Xattr> xattrs;
   for (absl::string_view name : absl::StrSplit(names, '\0', absl::SkipEmpty())) {
-    if (!IsShared(name)) continue;
+    if (!IsSharedXattr(name)) continue;
     record::v1::Xattr xattr;
     xattr.set_name(std::string(name));
     error = ReadGrowing(
@@ -197,6 +194,17 @@ absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrs(int fd) {
 
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsAt(int dir_fd, const std::string& name) {
   return ReadXattrsOf(absl::StrCat(DescriptorPath(dir_fd), "/", name), llistxattr, lgetxattr);
+}
+
+bool IsSharedXattr(absl::string_view name) {
+  return absl::StartsWith(name, "user.") || absl::StartsWith(name, "security.") ||
+         (absl::StartsWith(name, "trusted.") && AclBehind(name) == nullptr) || name == kAccessAcl ||
+         name == kDefaultAcl;
+}
+
+const char* AclBehind(absl::string_view name) {
+  if (name == "trusted.SGI_ACL_FILE") return kAccessAcl;
+  return name == "trusted.SGI_ACL_DEFAULT" ? kDefaultAcl : nullptr;
 }
 
 std::string DescriptorPath(int fd) { return absl::StrCat("/proc/self/fd/", fd); }

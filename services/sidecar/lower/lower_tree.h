@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "intermezzo/record/v1/record.pb.h"
 
 namespace intermezzo::sidecar {
@@ -69,8 +70,13 @@ record::v1::ObjectKind KindOf(mode_t mode);
 record::v1::Timespec ToProto(const struct timespec& ts);
 struct timespec FromProto(const record::v1::Timespec& ts);
 
-// All extended attributes that replicas share: user.*, trusted.*, security.*, and ACLs; none where
-// the file system has none. Works on O_PATH descriptors too (through /proc/self/fd).
+// Whether replicas share an extended attribute: user.*, trusted.*, security.*, and ACLs. What else
+// there is belongs to the local file system (btrfs.compression).
+bool IsSharedXattr(absl::string_view name);
+// The ACL that xfs shows under this name a second time, in a form of its own; null: none.
+const char* AclBehind(absl::string_view name);
+// All that replicas share, by name; none where the file system has none. Works on O_PATH
+// descriptors too (through /proc/self/fd).
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrs(int fd);
 // The same of `name` in `dir_fd`, a symbolic link not followed.
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsAt(int dir_fd, const std::string& name);

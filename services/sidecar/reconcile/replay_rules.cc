@@ -304,6 +304,8 @@ ReplayDecision ReplayRules::Rename(const Record& queued) {
   ReplayStep step;
   step.record.mutable_rename()->CopyFrom(wanted);
   auto& op = *step.record.mutable_rename();
+  op.clear_object_mtime();  // the server's stay
+  op.clear_replaced_mtime();
   op.set_object(Named(wanted.object()));
   op.set_from_parent(Map(wanted.from_parent()));
   op.set_from_name(Map(wanted.from_parent(), wanted.from_name()));

@@ -24,9 +24,11 @@ using record::v1::Record;
 using storage::v1::EntryRow;
 using storage::v1::ObjectRow;
 
-absl::StatusOr<record::v1::Timespec> MtimeOf(int dir_fd) {
+absl::StatusOr<record::v1::Timespec> MtimeOf(int dir_fd, const std::string& name = "") {
   struct stat st;
-  if (fstat(dir_fd, &st) != 0) return StatusFromErrno(errno, "fstat of a directory");
+  if (fstatat(dir_fd, name.c_str(), &st, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) {
+    return StatusFromErrno(errno, "fstat of a directory");
+  }
   return ToProto(st.st_mtim);
 }
 
@@ -203,6 +205,18 @@ absl::Status ReplicaImpl::Renamed(ObjectId from_parent, int from_fd, const std::
   op.set_exchange(exchange);
   *op.mutable_from_parent_mtime() = *std::move(from_mtime);
   *op.mutable_to_parent_mtime() = *std::move(to_mtime);
+  if (exchange && from_parent != to_parent) {
+    if (row->kind() == record::v1::OBJECT_KIND_DIRECTORY) {
+      absl::StatusOr<record::v1::Timespec> mtime = MtimeOf(to_fd, to_name);
+      if (!mtime.ok()) return core_.Fail(mtime.status());
+      *op.mutable_object_mtime() = *std::move(mtime);
+    }
+    if (replaced_row->kind() == record::v1::OBJECT_KIND_DIRECTORY) {
+      absl::StatusOr<record::v1::Timespec> mtime = MtimeOf(from_fd, from_name);
+      if (!mtime.ok()) return core_.Fail(mtime.status());
+      *op.mutable_replaced_mtime() = *std::move(mtime);
+    }
+  }
 
   auto batch = db.NewBatch();
   if (replaced) {
@@ -292,6 +306,9 @@ absl::Status ReplicaImpl::AttributesSet(ObjectId object, int fd, bool atime_set)
 
 absl::Status ReplicaImpl::XattrSet(ObjectId object, int fd, const std::string& name) {
   core_.update_lock().AssertHeld();
+  // xfs takes its ACLs under names of its own, too.
+  if (const char* acl = AclBehind(name)) return XattrSet(object, fd, acl);
+  if (!IsSharedXattr(name)) return absl::OkStatus();
   struct stat st;
   absl::StatusOr<std::optional<ObjectRow>> row = Changing(object, fd, st);
   if (!row.ok()) return row.status();
@@ -300,7 +317,7 @@ absl::Status ReplicaImpl::XattrSet(ObjectId object, int fd, const std::string& n
   const ssize_t length =
       getxattr(DescriptorPath(fd).c_str(), name.c_str(), value.data(), value.size());
   // An ACL that says no more than the mode is not kept.
-  if (length < 0 && errno == ENODATA) return XattrRemoved(object, fd, name);
+  if (length < 0 && (errno == ENODATA || errno == ENOTSUP)) return XattrRemoved(object, fd, name);
   if (length < 0) return core_.Fail(StatusFromErrno(errno, absl::StrCat("getxattr ", name)));
   value.resize(static_cast<size_t>(length));
   Record record = core_.NewRecord();
@@ -314,6 +331,8 @@ absl::Status ReplicaImpl::XattrSet(ObjectId object, int fd, const std::string& n
 
 absl::Status ReplicaImpl::XattrRemoved(ObjectId object, int fd, const std::string& name) {
   core_.update_lock().AssertHeld();
+  if (const char* acl = AclBehind(name)) return XattrSet(object, fd, acl);
+  if (!IsSharedXattr(name)) return absl::OkStatus();
   struct stat st;
   absl::StatusOr<std::optional<ObjectRow>> row = Changing(object, fd, st);
   if (!row.ok()) return row.status();

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -199,6 +200,24 @@ absl::StatusOr<std::optional<Effects::Made>> Effects::Rename(const record::v1::R
   auto is = [](const std::optional<struct stat>& st, const Row& row) {
     return st.has_value() && st->st_ino == row.inode();
   };
+  // Directories that change their parents may get a new time by that.
+  std::vector<Directory> swapped;
+  if (op.exchange() && op.from_parent() != op.to_parent()) {
+    auto add = [&](uint64_t id, const Row& row, bool set,
+                   const record::v1::Timespec& mtime) -> absl::Status {
+      if (row.kind() != record::v1::OBJECT_KIND_DIRECTORY) return absl::OkStatus();
+      absl::StatusOr<Directory> opened = OpenDirectory(id, row, mtime);
+      if (!opened.ok()) return opened.status();
+      if (!set) opened->after = opened->before;
+      swapped.push_back(*std::move(opened));
+      return absl::OkStatus();
+    };
+    absl::Status status = add(op.object(), object, op.has_object_mtime(), op.object_mtime());
+    if (status.ok()) {
+      status = add(op.replaced(), *replaced, op.has_replaced_mtime(), op.replaced_mtime());
+    }
+    if (!status.ok()) return status;
+  }
   const bool done =
       is(*target, object) && (op.exchange() ? is(*source, *replaced) : !is(*source, object));
   if (!done) {
@@ -233,6 +252,10 @@ absl::StatusOr<std::optional<Effects::Made>> Effects::Rename(const record::v1::R
   }
   if (absl::Status status = SetDirectoryMtime(from_fd, from->after); !status.ok()) return status;
   if (absl::Status status = SetDirectoryMtime(to_fd, to->after); !status.ok()) return status;
+  for (const Directory& each : swapped) {
+    absl::Status status = SetDirectoryMtime(each.fd.get(), each.after);
+    if (!status.ok()) return status;
+  }
   return whiteout;
 }
 

@@ -70,6 +70,7 @@ absl::Status SetTimes(int fd, const struct timespec& atime, const struct timespe
 }
 
 absl::Status PutXattr(int fd, const record::v1::Xattr& xattr) {
+  if (!IsSharedXattr(xattr.name())) return absl::OkStatus();  // means nothing here
   if (setxattr(DescriptorPath(fd).c_str(), xattr.name().c_str(), xattr.value().data(),
                xattr.value().size(), 0) == 0) {
     return absl::OkStatus();
@@ -80,6 +81,7 @@ absl::Status PutXattr(int fd, const record::v1::Xattr& xattr) {
 }
 
 absl::Status DropXattr(int fd, const std::string& name) {
+  if (!IsSharedXattr(name)) return absl::OkStatus();
   if (removexattr(DescriptorPath(fd).c_str(), name.c_str()) == 0) return absl::OkStatus();
   if (errno == ENODATA || errno == ENOTSUP) return absl::OkStatus();
   return StatusFromErrno(errno, absl::StrCat("removexattr ", name));

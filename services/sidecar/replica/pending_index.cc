@@ -83,6 +83,9 @@ PendingIndex::Hashes PendingIndex::Marks(const Record& record) {
       }
     }
   }
+  const record::v1::RenameOp& rename = record.rename();
+  if (rename.has_object_mtime()) hashes.push_back(Hash(Mark::kTime, rename.object()));
+  if (rename.has_replaced_mtime()) hashes.push_back(Hash(Mark::kTime, rename.replaced()));
   const NameUse use = NamesOf(record);
   for (uint64_t object : use.lost) hashes.push_back(Hash(Mark::kNameLost, object));
   for (uint64_t object : use.gone) hashes.push_back(Hash(Mark::kGone, object));
