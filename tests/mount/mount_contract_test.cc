@@ -13,6 +13,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -505,6 +506,7 @@ TEST_F(MountContractTest, SharedMappingsAreCapturedByPages) {
         extents.emplace_back(extent.offset(), extent.length());
       }
     }
+    std::sort(extents.begin(), extents.end());  // pages come in any order
   };
   collect();
   using Extents = std::vector<std::pair<uint64_t, uint64_t>>;
