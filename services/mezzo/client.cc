@@ -199,11 +199,12 @@ absl::StatusOr<token::v1::Token> Client::GetToken(const std::string& collection)
   return std::move(*response.mutable_token());
 }
 
-absl::Status Client::RecallToken(const std::string& collection, bool force) {
+absl::Status Client::RecallToken(const std::string& collection, bool force, uint64_t epoch) {
   token::v1::RecallTokenRequest request;
   request.set_collection(collection);
   request.set_force(force);
   request.set_request_id(NewRequestId());
+  request.set_epoch(epoch);
   token::v1::RecallTokenResponse response;
   return Call(stubs_->token_name, *stubs_->token, &token::v1::TokenService::Stub::RecallToken,
               request, response, rpc_timeout_);
@@ -291,11 +292,13 @@ std::shared_ptr<Client::NodeStub> Client::NodeAt(const registry::v1::Node& node)
 }
 
 absl::StatusOr<node::v1::GetNodeStatusResponse> Client::GetNodeStatus(
-    const registry::v1::Node& node) {
+    const registry::v1::Node& node, bool cut) {
   const std::shared_ptr<NodeStub> at = NodeAt(node);
+  node::v1::GetNodeStatusRequest request;
+  request.set_cut(cut);
   node::v1::GetNodeStatusResponse response;
   absl::Status status = Call(at->name, *at->stub, &node::v1::NodeService::Stub::GetNodeStatus,
-                             node::v1::GetNodeStatusRequest(), response, rpc_timeout_);
+                             request, response, rpc_timeout_);
   if (!status.ok()) return status;
   return response;
 }

@@ -44,7 +44,8 @@ class Client {
   absl::Status RemoveReplica(const std::string& collection, const std::string& node);
 
   absl::StatusOr<token::v1::Token> GetToken(const std::string& collection);
-  absl::Status RecallToken(const std::string& collection, bool force);
+  // The grant of that epoch.
+  absl::Status RecallToken(const std::string& collection, bool force, uint64_t epoch);
 
   absl::StatusOr<journal::v1::Journal> GetJournal(const std::string& collection);
   // At most `count` entries from `from_seq` on, without payloads.
@@ -60,7 +61,9 @@ class Client {
   absl::StatusOr<uint64_t> WaitReplicas(const std::string& collection, uint64_t seq,
                                         absl::Duration timeout);
 
-  absl::StatusOr<node::v1::GetNodeStatusResponse> GetNodeStatus(const registry::v1::Node& node);
+  // `cut`: what was written there and is not journaled yet becomes records first.
+  absl::StatusOr<node::v1::GetNodeStatusResponse> GetNodeStatus(const registry::v1::Node& node,
+                                                                bool cut = false);
   std::unique_ptr<DigestStream> ListDigests(const registry::v1::Node& node,
                                             const std::string& collection, absl::Duration timeout);
 

@@ -1,6 +1,7 @@
 #include "services/mezzo/settled.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -53,6 +54,41 @@ const char* ConnectionText(node::v1::Connection connection) {
   }
 }
 
+absl::Status Failed(const registry::v1::Node& node, const node::v1::ReplicaStatus& replica) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("the replica on ", node.name(), " failed: ", replica.error()));
+}
+
+// A node of which the journal is to get something.
+struct Writer {
+  registry::v1::Node node;
+  // Last origin seq when its replica was first seen connected.
+  std::optional<uint64_t> until;
+};
+
+// OK where the journal has what the writer had; why it waits otherwise.
+absl::Status LookAt(Client& client, const std::string& collection, Writer& writer) {
+  // Only once: what is written later is not waited for.
+  const auto status = client.GetNodeStatus(writer.node, /*cut=*/!writer.until.has_value());
+  if (!status.ok()) return status.status();
+  for (const auto& replica : status->replicas()) {
+    if (replica.collection() != collection) continue;
+    if (replica.connection() == node::v1::CONNECTION_FAILED) return Failed(writer.node, replica);
+    if (replica.connection() != node::v1::CONNECTION_CONNECTED) {
+      // What it has is replayed under other origin seqs perhaps: counted when it is done.
+      return absl::UnavailableError(absl::StrCat(
+          writer.node.name(), " is ", ConnectionText(replica.connection()), " with ",
+          HumanCount(replica.pending_records()), " records that the journal does not have"));
+    }
+    if (!writer.until) writer.until = replica.last_origin_seq();
+    if (replica.settled_origin_seq() >= *writer.until) return absl::OkStatus();
+    return absl::DeadlineExceededError(absl::StrCat(writer.node.name(), " has ",
+                                                    HumanCount(replica.pending_records()),
+                                                    " records that the journal does not have"));
+  }
+  return absl::OkStatus();  // Not started: it has written nothing.
+}
+
 // OK where the node's replica has nothing pending, UNAVAILABLE with the reason where it has.
 absl::Status NothingPending(Client& client, const registry::v1::Node& node,
                             const std::string& collection) {
@@ -61,8 +97,7 @@ absl::Status NothingPending(Client& client, const registry::v1::Node& node,
   for (const auto& replica : status->replicas()) {
     if (replica.collection() != collection) continue;
     if (replica.connection() == node::v1::CONNECTION_FAILED) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the replica on ", node.name(), " failed: ", replica.error()));
+      return Failed(node, replica);
     }
     if (replica.connection() != node::v1::CONNECTION_CONNECTED) {
       return absl::UnavailableError(
@@ -132,6 +167,53 @@ absl::StatusOr<uint64_t> WaitUntilReplicated(Client& client, const std::string& 
   return absl::DeadlineExceededError(absl::StrCat(
       "after ", HumanDuration(absl::Now() - begin), " not every replica of '", collection,
       "' has seq ", seq, "; waiting for ", WhoLags(client, collection, seq)));
+}
+
+absl::Status WaitUntilWritesAreSent(Client& client, const std::string& collection,
+                                    absl::Time deadline, Progress& progress,
+                                    std::vector<std::string>& left_out) {
+  absl::Status last;
+  std::vector<Writer> writers;
+  const bool listed = PollUntil(deadline, [&] {
+    const auto nodes = NodesOf(client, collection);
+    last = nodes.status();
+    if (!last.ok()) return !Passes(last);
+    for (const registry::v1::Node& node : *nodes) {
+      if (node.connected()) {
+        writers.push_back({node, std::nullopt});
+      } else {
+        left_out.push_back(node.name());
+      }
+    }
+    return true;
+  });
+  if (!listed || !last.ok()) return last;
+  for (Writer& writer : writers) {
+    const bool sent = PollUntil(deadline, [&] {
+      last = LookAt(client, collection, writer);
+      if (last.ok()) return true;
+      progress.Update(0, 0, View(last.message()));
+      if (!Passes(last)) return true;
+      // It may have left meanwhile.
+      const auto nodes = NodesOf(client, collection);
+      if (!nodes.ok()) return false;
+      const auto now = std::find_if(nodes->begin(), nodes->end(), [&](const auto& node) {
+        return node.name() == writer.node.name();
+      });
+      if (now != nodes->end() && now->connected()) {
+        writer.node = *now;
+        return false;
+      }
+      if (now != nodes->end()) left_out.push_back(writer.node.name());
+      last = absl::OkStatus();
+      return true;
+    });
+    if (!last.ok()) {
+      if (!sent) progress.Clear();
+      return last;
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status WaitUntilNothingPending(Client& client, const std::string& collection,

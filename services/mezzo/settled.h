@@ -6,6 +6,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -18,6 +19,13 @@ namespace intermezzo::mezzo {
 // Until every replica has applied `seq` (0: the journal's head when called). Returns the seq.
 absl::StatusOr<uint64_t> WaitUntilReplicated(Client& client, const std::string& collection,
                                              uint64_t seq, absl::Time deadline, Progress& progress);
+
+// Until the journal has what connected nodes had written when this was called, pending records of a
+// node that is just coming back included. Names in `left_out` the nodes that are not connected:
+// what only they have is not waited for. FAILED_PRECONDITION: a replica on a connected node failed.
+absl::Status WaitUntilWritesAreSent(Client& client, const std::string& collection,
+                                    absl::Time deadline, Progress& progress,
+                                    std::vector<std::string>& left_out);
 
 // Until every replica's node is connected and has no record that the journal does not have.
 absl::Status WaitUntilNothingPending(Client& client, const std::string& collection,

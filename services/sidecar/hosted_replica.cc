@@ -204,6 +204,9 @@ node::v1::ReplicaStatus HostedReplica::status() const {
   out.set_conflicts(session.conflicts);
   out.set_error(std::string(session.error.message()));
   if (presto_ != nullptr) out.set_driver(presto_->kind());
+  // In this order: what is added in between is not settled.
+  out.set_last_origin_seq(replica_->last_origin_seq());
+  out.set_settled_origin_seq(replica_->settled_origin_seq());
   return out;
 }
 

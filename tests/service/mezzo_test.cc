@@ -4,11 +4,13 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "intermezzo/forwarder/v1/forwarder.grpc.pb.h"
 #include "intermezzo/journal/v1/journal.grpc.pb.h"
 #include "intermezzo/node/v1/node.grpc.pb.h"
@@ -42,6 +44,12 @@ class FakeServices final : public registry::v1::RegistryService::Service,
   uint64_t slowest_seq = 0;  // of all replicas
   node::v1::GetNodeStatusResponse node_status;
   std::vector<node::v1::ListDigestsResponse> digests;
+  // So many comparisons find a replica that moves, so many node states are not told in time.
+  int moving_digests = 0;
+  int late_node_status = 0;
+  // Called before a node's state is told.
+  std::function<void(bool cut)> before_node_status;
+  absl::Mutex mu;  // of what changes while a command runs
 
   grpc::Status ListNodes(ServerContext*, const registry::v1::ListNodesRequest* request,
                          registry::v1::ListNodesResponse* response) override {
@@ -113,6 +121,7 @@ class FakeServices final : public registry::v1::RegistryService::Service,
   }
   grpc::Status RecallToken(ServerContext*, const token::v1::RecallTokenRequest* request,
                            token::v1::RecallTokenResponse*) override {
+    if (request->epoch() != token.epoch()) return {grpc::StatusCode::INVALID_ARGUMENT, "epoch"};
     if (request->force()) token.clear_holder();
     token.set_recalling(true);
     return grpc::Status::OK;
@@ -170,14 +179,27 @@ class FakeServices final : public registry::v1::RegistryService::Service,
     response->set_seq(request->seq());
     return grpc::Status::OK;
   }
-  grpc::Status GetNodeStatus(ServerContext*, const node::v1::GetNodeStatusRequest*,
+  grpc::Status GetNodeStatus(ServerContext*, const node::v1::GetNodeStatusRequest* request,
                              node::v1::GetNodeStatusResponse* response) override {
+    absl::MutexLock lock(&mu);
+    if (late_node_status > 0) {
+      --late_node_status;
+      return {grpc::StatusCode::DEADLINE_EXCEEDED, "not in time"};
+    }
+    if (before_node_status) before_node_status(request->cut());
     *response = node_status;
     return grpc::Status::OK;
   }
   grpc::Status ListDigests(ServerContext*, const node::v1::ListDigestsRequest*,
                            grpc::ServerWriter<node::v1::ListDigestsResponse>* writer) override {
-    for (const auto& message : digests) writer->Write(message);
+    absl::MutexLock lock(&mu);
+    const bool moves = moving_digests > 0;
+    if (moves) --moving_digests;
+    for (size_t i = 0; i < digests.size(); ++i) {
+      node::v1::ListDigestsResponse message = digests[i];
+      if (moves && i + 1 == digests.size()) message.set_cursor(message.cursor() + 1);
+      writer->Write(message);
+    }
     return grpc::Status::OK;
   }
 };
@@ -392,6 +414,84 @@ TEST_F(MezzoTest, WaitEndsWithTheSeqOrSaysWhoIsBehind) {
   EXPECT_EQ(Mezzo({"wait", "nope", "--timeout", "100ms"}), ExitCode::kNotFound);
 }
 
+TEST_F(MezzoTest, WaitCountsWhatNodesHaveWrittenAndNotSent) {
+  AddWww();
+  // Three records are at the node (the last is made of what is written when it is asked); each time
+  // it is looked at, one more is in the journal.
+  auto* status = fake_.node_status.mutable_replicas(0);
+  status->set_last_origin_seq(2);
+  status->set_settled_origin_seq(0);
+  int cuts = 0;
+  fake_.before_node_status = [&](bool cut) {
+    if (cut && cuts++ == 0) {
+      status->set_last_origin_seq(3);
+    } else if (status->settled_origin_seq() < 10) {
+      status->set_settled_origin_seq(status->settled_origin_seq() + 1);
+      // The writer goes on: what it adds later is not waited for.
+      status->set_last_origin_seq(status->last_origin_seq() + 1);
+      fake_.entries.push_back(EntryOf(fake_.entries.size() + 1));
+      ++fake_.slowest_seq;
+    }
+    status->set_pending_records(status->last_origin_seq() - status->settled_origin_seq());
+  };
+  fake_.nodes.pop_back();
+  fake_.replicas.pop_back();
+  EXPECT_EQ(Mezzo({"wait", "www", "-o", "json"}), ExitCode::kOk) << err_.str();
+  EXPECT_EQ(cuts, 1);
+  EXPECT_EQ(status->settled_origin_seq(), 3u);
+  EXPECT_EQ(nlohmann::json::parse(out_.str())["seq"], "5");
+  // A given seq is waited for as it is.
+  fake_.before_node_status = [](bool) { FAIL() << "no node is asked"; };
+  EXPECT_EQ(Mezzo({"wait", "www", "--seq", "2"}), ExitCode::kOk) << err_.str();
+}
+
+TEST_F(MezzoTest, WaitSaysWhoHasRecordsThatAreNotSent) {
+  AddWww();
+  auto* status = fake_.node_status.mutable_replicas(0);
+  status->set_last_origin_seq(7);
+  status->set_settled_origin_seq(3);
+  status->set_pending_records(4);
+  EXPECT_EQ(Mezzo({"wait", "www", "--timeout", "100ms"}), ExitCode::kDeadlineExceeded);
+  EXPECT_THAT(err_.str(), HasSubstr("node-1 has 4 records"));
+  // Coming back with records to replay is the same wait.
+  status->set_settled_origin_seq(7);
+  status->set_connection(node::v1::CONNECTION_RECONNECTING);
+  EXPECT_EQ(Mezzo({"wait", "www", "--timeout", "100ms"}), ExitCode::kUnreachable);
+  EXPECT_THAT(err_.str(), HasSubstr("node-1 is reconnecting with 4 records"));
+  status->set_connection(node::v1::CONNECTION_FAILED);
+  status->set_error("the disk is read-only");
+  EXPECT_EQ(Mezzo({"wait", "www", "--timeout", "10s"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("the disk is read-only"));
+  // A node that is not connected is named, and not waited for.
+  status->set_connection(node::v1::CONNECTION_DISCONNECTED);
+  for (auto& node : fake_.nodes) node.set_connected(false);
+  EXPECT_EQ(Mezzo({"wait", "www"}), ExitCode::kOk);
+  EXPECT_THAT(err_.str(), HasSubstr("not connected: node-1, node-2"));
+}
+
+TEST_F(MezzoTest, StatusShowsPendingRecordsAlsoOfNodesThatAreCutOff) {
+  AddWww();
+  auto* status = fake_.node_status.mutable_replicas(0);
+  status->set_connection(node::v1::CONNECTION_RECONNECTING);
+  status->set_pending_records(1234);
+  EXPECT_EQ(Mezzo({"status"}), ExitCode::kOk) << err_.str();
+  EXPECT_THAT(out_.str(), HasSubstr("1,234"));
+  EXPECT_THAT(out_.str(), HasSubstr("reconnecting"));
+  for (auto& node : fake_.nodes) node.set_connected(false);
+  EXPECT_EQ(Mezzo({"status"}), ExitCode::kOk) << err_.str();
+  EXPECT_THAT(out_.str(), HasSubstr("1,234"));
+}
+
+TEST_F(MezzoTest, VerifyTriesAgainWhereReplicasMovedOrWereLate) {
+  AddWww();
+  fake_.moving_digests = 5;  // two replicas: three comparisons
+  fake_.late_node_status = 1;
+  EXPECT_EQ(Mezzo({"verify", "www"}), ExitCode::kOk) << err_.str();
+  EXPECT_EQ(fake_.moving_digests, 0);
+  EXPECT_EQ(fake_.late_node_status, 0);
+  EXPECT_THAT(out_.str(), HasSubstr("the same"));
+}
+
 TEST_F(MezzoTest, VerifyComparesReplicasThatStandStill) {
   AddWww();
   EXPECT_EQ(Mezzo({"verify", "www"}), ExitCode::kOk) << err_.str();
@@ -405,6 +505,7 @@ TEST_F(MezzoTest, VerifyGivesUpOnReplicasThatKeepMoving) {
   fake_.digests[2].set_cursor(3);
   EXPECT_EQ(Mezzo({"verify", "www", "--timeout", "200ms"}), ExitCode::kDeadlineExceeded);
   EXPECT_THAT(err_.str(), HasSubstr("moved from seq 2 to 3"));
+  EXPECT_THAT(err_.str(), HasSubstr(" tries within 200.0 ms"));
 }
 
 TEST_F(MezzoTest, HelpAndCompletionNeedNoServer) {

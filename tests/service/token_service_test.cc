@@ -167,15 +167,26 @@ TEST_F(TokenServiceTest, RecallReachesTheHolderAlsoAfterItsStreamBroke) {
 TEST_F(TokenServiceTest, ForcedRecallFencesTheHolder) {
   token::v1::AcquireResponse grant;
   ASSERT_TRUE(cluster_.Acquire("www", "a", &grant).ok());
-  ASSERT_TRUE(cluster_.Recall("www", true, "r1").ok());
+  EXPECT_EQ(cluster_.Recall("www", true, "r0").error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(cluster_.Recall("www", true, "r0", 2).error_code(), grpc::FAILED_PRECONDITION);
+  EXPECT_EQ(cluster_.Token("www").holder(), "a");
+  ASSERT_TRUE(cluster_.Recall("www", true, "r1", 1).ok());
   EXPECT_EQ(cluster_.journal().epoch("www"), 2u);
   token::v1::RenewResponse renewed;
   EXPECT_EQ(cluster_.Renew("www", "a", 1, &renewed).error_code(), grpc::FAILED_PRECONDITION);
   ASSERT_TRUE(cluster_.Acquire("www", "b", &grant).ok());
   EXPECT_EQ(grant.epoch(), 3u);
   // The same request again does not hit the next holder.
-  ASSERT_TRUE(cluster_.Recall("www", true, "r1").ok());
+  ASSERT_TRUE(cluster_.Recall("www", true, "r1", 1).ok());
   EXPECT_EQ(cluster_.Token("www").holder(), "b");
+  // Nor when the service has forgotten it.
+  cluster_.Restart();
+  ASSERT_TRUE(cluster_.Recall("www", true, "r1", 1).ok());
+  ASSERT_TRUE(cluster_.Recall("www", false, "r1", 1).ok());
+  EXPECT_EQ(cluster_.Token("www").holder(), "b");
+  EXPECT_FALSE(cluster_.Token("www").recalling());
+  EXPECT_TRUE(cluster_.Renew("www", "b", 3, &renewed).ok());
+  EXPECT_FALSE(renewed.recalled());
 }
 
 TEST_F(TokenServiceTest, RefusesWhomItDoesNotKnow) {

@@ -162,12 +162,13 @@ class TokenCluster {
     Bound(context);
     return tokens_->Renew(&context, request, response);
   }
-  grpc::Status Recall(const std::string& collection, bool force,
-                      const std::string& request_id = "") {
+  grpc::Status Recall(const std::string& collection, bool force, const std::string& request_id = "",
+                      uint64_t epoch = 0) {
     token::v1::RecallTokenRequest request;
     request.set_collection(collection);
     request.set_force(force);
     request.set_request_id(request_id);
+    request.set_epoch(epoch);
     token::v1::RecallTokenResponse response;
     grpc::ClientContext context;
     Bound(context);

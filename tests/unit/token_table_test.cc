@@ -270,15 +270,17 @@ TEST_F(TokenTableTest, DiskThatFailsAnswersEverybodyAndSkipsTheEpoch) {
 
 TEST_F(TokenTableTest, AdminRecallAsksTheHolder) {
   Give(kA, 1);
-  EXPECT_THAT(Told(table_.Recall("www", false, 9, now_)), ElementsAre("recall a 1", "answer 9 OK"));
-  EXPECT_THAT(Told(table_.Recall("www", false, 10, now_)), ElementsAre("answer 10 OK"));
+  EXPECT_THAT(Told(table_.Recall("www", false, Epoch(), 9, now_)),
+              ElementsAre("recall a 1", "answer 9 OK"));
+  EXPECT_THAT(Told(table_.Recall("www", false, Epoch(), 10, now_)), ElementsAre("answer 10 OK"));
   ASSERT_TRUE(Release(kA, 1).ok());
-  EXPECT_THAT(Told(table_.Recall("www", false, 11, now_)), ElementsAre("answer 11 OK"));
+  EXPECT_THAT(Told(table_.Recall("www", false, Epoch(), 11, now_)), ElementsAre("answer 11 OK"));
 }
 
 TEST_F(TokenTableTest, ForcedRecallFencesBeforeItIsAnswered) {
   Give(kA, 1);
-  EXPECT_THAT(Told(table_.Recall("www", true, 9, now_)), ElementsAre("recall a 1", "persist 2 -"));
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(), 9, now_)),
+              ElementsAre("recall a 1", "persist 2 -"));
   EXPECT_TRUE(absl::IsFailedPrecondition(Renew(kA, 1).status()));
   EXPECT_THAT(Acquire(kB, 10), IsEmpty());
   EXPECT_THAT(Complete(2), ElementsAre("answer 9 OK", "persist 3 b"));
@@ -287,19 +289,37 @@ TEST_F(TokenTableTest, ForcedRecallFencesBeforeItIsAnswered) {
 TEST_F(TokenTableTest, ForcedRecallWithAWaiterIsThatWaitersGrant) {
   Give(kA, 1);
   Acquire(kB, 10);
-  EXPECT_THAT(Told(table_.Recall("www", true, 9, now_)), ElementsAre("recall a 1", "persist 2 b"));
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(), 9, now_)),
+              ElementsAre("recall a 1", "persist 2 b"));
   EXPECT_THAT(Complete(2), ElementsAre("answer 9 OK", "grant 10 epoch 2 head 0"));
 }
 
 TEST_F(TokenTableTest, ForcedRecallThatFailedIsOwedStill) {
   Give(kA, 1);
-  table_.Recall("www", true, 9, now_);
+  table_.Recall("www", true, Epoch(), 9, now_);
   table_.Persisted("www", Epoch(2), now_);
   EXPECT_THAT(Told(table_.FenceFailed("www", Epoch(2), absl::UnavailableError(""), Epoch(), now_)),
               ElementsAre("answer 9 UNAVAILABLE", "persist 2 -"));
-  EXPECT_THAT(Told(table_.Recall("www", true, 10, now_)), ElementsAre("persist 3 -"));
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(), 10, now_)), ElementsAre("persist 3 -"));
   EXPECT_THAT(Complete(3), ElementsAre("answer 10 OK"));
-  EXPECT_THAT(Told(table_.Recall("www", true, 11, now_)), ElementsAre("answer 11 OK"));
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(), 11, now_)), ElementsAre("answer 11 OK"));
+}
+
+TEST_F(TokenTableTest, RecallOfAGrantConcernsThatGrantAlone) {
+  Give(kA, 1);
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(2), 8, now_)),
+              ElementsAre("answer 8 FAILED_PRECONDITION"));
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(1), 9, now_)),
+              ElementsAre("recall a 1", "persist 2 -"));
+  // While the fence of the first is under way, its repetition waits for it, too.
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(1), 10, now_)), IsEmpty());
+  EXPECT_THAT(Complete(2), ElementsAre("answer 9 OK", "answer 10 OK"));
+  Give(kB, 3);
+  for (bool force : {false, true}) {
+    EXPECT_THAT(Told(table_.Recall("www", force, Epoch(1), 11, now_)), ElementsAre("answer 11 OK"));
+  }
+  EXPECT_TRUE(Renew(kB, 3).ok());
+  EXPECT_FALSE(Renew(kB, 3)->recalled);
 }
 
 TEST_F(TokenTableTest, RestartHonoursTheLastHolderForAWholeLease) {
@@ -378,7 +398,8 @@ TEST_F(TokenTableTest, DroppedCollectionForgetsEverything) {
   EXPECT_TRUE(absl::IsNotFound(Release(kA, 1)));
   EXPECT_TRUE(absl::IsNotFound(table_.View("www", now_).status()));
   EXPECT_EQ(table_.NextDeadline(), absl::InfiniteFuture());
-  EXPECT_THAT(Told(table_.Recall("www", true, 3, now_)), ElementsAre("answer 3 NOT_FOUND"));
+  EXPECT_THAT(Told(table_.Recall("www", true, Epoch(), 3, now_)),
+              ElementsAre("answer 3 NOT_FOUND"));
   table_.AddCollection("www", Epoch(1));
   EXPECT_THAT(Acquire(kB, 4), ElementsAre("persist 2 b"));
 }

@@ -1,7 +1,9 @@
 // mezzo status [COLLECTION]
 #include <CLI/CLI.hpp>
+#include <future>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -94,11 +96,25 @@ absl::StatusOr<Picture> Look(Client& client, const std::string& only) {
       }
     }
   }
+  // All at once: those that do not answer cost one time limit together. A node that the registry
+  // has lost is asked, too: it may be cut off from the server only, and have records that nobody
+  // has.
+  std::vector<std::pair<const registry::v1::Node*,
+                        std::future<absl::StatusOr<node::v1::GetNodeStatusResponse>>>>
+      answers;
   for (const auto& node : picture.nodes) {
-    if (!node.connected() || node.address().empty()) continue;
-    const auto status = client.GetNodeStatus(node);
-    keep(status.status());
-    if (status.ok()) picture.node_status[node.name()] = *status;
+    if (node.address().empty()) continue;
+    answers.emplace_back(
+        &node, std::async(std::launch::async, [&] { return client.GetNodeStatus(node); }));
+  }
+  for (auto& [node, answer] : answers) {
+    const auto status = answer.get();
+    // At that address there may be another one now.
+    if (status.ok() && (status->node().empty() || status->node() == node->name())) {
+      picture.node_status[node->name()] = *status;
+    } else if (node->connected()) {
+      keep(status.status());
+    }
   }
   return picture;
 }

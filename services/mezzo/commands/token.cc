@@ -50,9 +50,11 @@ absl::StatusOr<ExitCode> Show(Context& context, const Options& options) {
 absl::StatusOr<ExitCode> Release(Context& context, const Options& options) {
   const auto before = context.client.GetToken(options.collection);
   if (!before.ok()) return before.status();
-  if (absl::Status status = context.client.RecallToken(options.collection, options.force);
-      !status.ok()) {
-    return status;
+  // Before the first grant there is nothing to give back.
+  if (before->epoch() != 0) {
+    absl::Status status =
+        context.client.RecallToken(options.collection, options.force, before->epoch());
+    if (!status.ok()) return status;
   }
   // The grant is gone when nobody holds the token, or somebody by a later grant.
   absl::StatusOr<token::v1::Token> now = before;

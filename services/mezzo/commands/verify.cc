@@ -25,6 +25,9 @@ struct Options {
   absl::Duration timeout = absl::Minutes(5);
 };
 
+// How long one try waits for all replicas to be at one seq with nothing pending.
+constexpr absl::Duration kSettleWithin = absl::Seconds(20);
+
 constexpr size_t kFirstDifferences = 50;
 constexpr size_t kMostDifferences = 1'000'000;  // with --all: they are kept in memory
 
@@ -101,13 +104,23 @@ absl::Status Attempt(Context& context, const Options& options, absl::Time deadli
                      Progress& progress, uint64_t expected_objects, std::vector<std::string>& nodes,
                      std::optional<Comparison>& comparison) {
   Client& client = context.client;
-  if (absl::Status status = WaitUntilNothingPending(client, options.collection, deadline, progress);
+  // With writers about there may never be a moment at which nothing waits: then it is this try that
+  // fails, and says why.
+  const absl::Time settled_by = std::min(deadline, absl::Now() + kSettleWithin);
+  if (absl::Status status =
+          WaitUntilNothingPending(client, options.collection, settled_by, progress);
       !status.ok()) {
     return status;
   }
-  if (auto seq = WaitUntilReplicated(client, options.collection, 0, deadline, progress);
-      !seq.ok()) {
-    return seq.status();
+  // The seq at which they are compared: it must be the head still when all have it.
+  const auto seq = WaitUntilReplicated(client, options.collection, 0, settled_by, progress);
+  if (!seq.ok()) return seq.status();
+  const auto journal = client.GetJournal(options.collection);
+  if (!journal.ok()) return journal.status();
+  if (journal->head_seq() != *seq) {
+    return absl::DeadlineExceededError(absl::StrCat("the journal moved from seq ", *seq, " to ",
+                                                    journal->head_seq(),
+                                                    " before all replicas could be compared"));
   }
   const auto with_replica = NodesOf(client, options.collection);
   if (!with_replica.ok()) return with_replica.status();
@@ -141,14 +154,24 @@ absl::StatusOr<ExitCode> Verify(Context& context, const Options& options) {
   std::optional<Comparison> comparison;
   absl::Status last;
   uint64_t expected_objects = 0;
+  int tries = 0;
+  std::string why;  // the last try failed
   const bool ended = PollUntil(deadline, [&] {
+    ++tries;
     std::optional<Comparison> now;
     last = Attempt(context, options, deadline, progress, expected_objects, nodes, now);
-    if (!last.ok()) return !absl::IsUnavailable(last);
-    comparison = std::move(now);
-    expected_objects = std::max(expected_objects, comparison->objects);
-    if (comparison->unsteady.empty()) return true;
-    progress.Update(0, 0, absl::StrCat("again: ", comparison->unsteady));
+    if (last.ok()) {
+      comparison = std::move(now);
+      expected_objects = std::max(expected_objects, comparison->objects);
+      if (comparison->unsteady.empty()) return true;
+      why = comparison->unsteady;
+    } else {
+      // What may pass; a call that took too long among it.
+      if (!absl::IsUnavailable(last) && !absl::IsDeadlineExceeded(last)) return true;
+      // A try that had no time left says nothing new.
+      if (why.empty() || absl::Now() < deadline) why = std::string(last.message());
+    }
+    progress.Update(0, 0, absl::StrCat("try ", tries, ": ", why, "; again"));
     return false;
   });
   progress.Clear();
@@ -156,14 +179,10 @@ absl::StatusOr<ExitCode> Verify(Context& context, const Options& options) {
     return Report(context, nodes, options, *comparison, absl::Now() - begin);
   }
   if (!last.ok() && !absl::IsDeadlineExceeded(last)) return last;
-  std::string why = comparison ? comparison->unsteady : "";
-  if (!last.ok()) {
-    absl::StrAppend(&why, why.empty() ? "" : "; then: ", last.message());
-  }
   return absl::DeadlineExceededError(absl::StrCat(
-      "the replicas of '", options.collection, "' did not stand still for one comparison within ",
-      HumanDuration(options.timeout), ": ", why,
-      "; verify when there are fewer writes, or with a longer --timeout"));
+      "the replicas of '", options.collection, "' did not stand still for one comparison: ", tries,
+      tries == 1 ? " try" : " tries", " within ", HumanDuration(options.timeout),
+      ", the last: ", why, "; verify when there are fewer writes, or with a longer --timeout"));
 }
 
 }  // namespace

@@ -2,8 +2,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "nlohmann/json.hpp"
 #include "services/mezzo/command.h"
@@ -31,17 +34,22 @@ absl::StatusOr<ExitCode> Wait(Context& context, const Options& options) {
   }
   Progress progress(context.err, context.terminal,
                     absl::StrCat("waiting for ", options.collection));
+  std::vector<std::string> left_out;
+  absl::Status sent;
   if (options.settled) {
-    if (absl::Status status =
-            WaitUntilNothingPending(context.client, options.collection, deadline, progress);
-        !status.ok()) {
-      return status;
-    }
+    sent = WaitUntilNothingPending(context.client, options.collection, deadline, progress);
+  } else if (options.seq == 0) {
+    sent = WaitUntilWritesAreSent(context.client, options.collection, deadline, progress, left_out);
   }
+  if (!sent.ok()) return sent;
   const auto seq =
       WaitUntilReplicated(context.client, options.collection, options.seq, deadline, progress);
   if (!seq.ok()) return seq.status();
   progress.Clear();
+  if (!left_out.empty()) {
+    context.err << "mezzo: not connected: " << absl::StrJoin(left_out, ", ")
+                << "; updates that only they have are not counted\n";
+  }
   if (context.json) {
     nlohmann::ordered_json json;
     json["seq"] = absl::StrCat(*seq);
@@ -58,11 +66,13 @@ absl::StatusOr<ExitCode> Wait(Context& context, const Options& options) {
 void AddWait(CLI::App& app, Action& action) {
   const auto options = std::make_shared<Options>();
   CLI::App* wait =
-      app.add_subcommand("wait", "Wait until every replica has what the journal has now");
+      app.add_subcommand("wait", "Wait until every replica has what was written up to now");
   AddCollectionArgument(*wait, options->collection);
-  wait->add_option("--seq", options->seq, "Wait for this seq instead of the journal's head");
-  wait->add_flag("--settled", options->settled,
-                 "First wait until no node has updates that the journal does not have");
+  wait->add_option("--seq", options->seq, "Wait for this seq instead of all that was written");
+  wait->add_flag(
+      "--settled", options->settled,
+      "First wait until every node is connected and has nothing that the journal does not "
+      "have");
   AddTimeOption(*wait, "--timeout", options->timeout, "How long to wait");
   wait->callback([&action, options] {
     action = [options](Context& context) { return Wait(context, *options); };

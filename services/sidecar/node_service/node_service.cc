@@ -23,9 +23,16 @@ class NodeService::Impl final : public node::v1::NodeService::Service {
  public:
   explicit Impl(Replicas& replicas) : replicas_(replicas) {}
 
-  grpc::Status GetNodeStatus(grpc::ServerContext*, const node::v1::GetNodeStatusRequest*,
+  grpc::Status GetNodeStatus(grpc::ServerContext*, const node::v1::GetNodeStatusRequest* request,
                              node::v1::GetNodeStatusResponse* response) override {
     *response = replicas_.NodeStatus();
+    if (request->cut()) {
+      for (const node::v1::ReplicaStatus& status : response->replicas()) {
+        // Where it fails the replica has failed, and the status says so.
+        if (auto replica = replicas_.FindReplica(status.collection())) (void)replica->CutAll();
+      }
+      *response = replicas_.NodeStatus();
+    }
     return grpc::Status::OK;
   }
 

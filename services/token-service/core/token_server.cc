@@ -110,11 +110,11 @@ absl::Status TokenServer::Release(const std::string& collection, const Holder& h
   return result;
 }
 
-void TokenServer::Recall(const std::string& collection, bool force, RecallDone done) {
+void TokenServer::Recall(const std::string& collection, bool force, Epoch epoch, RecallDone done) {
   Step([&](absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     const RequestId id = next_id_++;
     waiting_.emplace(id, Waiting{collection, now, {}, std::move(done)});
-    return table_.Recall(collection, force, id, now);
+    return table_.Recall(collection, force, epoch, id, now);
   });
 }
 

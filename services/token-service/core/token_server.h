@@ -60,7 +60,7 @@ class TokenServer {
   void Cancel(RequestId request);
   absl::StatusOr<Renewal> Renew(const std::string& collection, const Holder& holder, Epoch epoch);
   absl::Status Release(const std::string& collection, const Holder& holder, Epoch epoch);
-  void Recall(const std::string& collection, bool force, RecallDone done);
+  void Recall(const std::string& collection, bool force, Epoch epoch, RecallDone done);
   absl::StatusOr<TokenView> View(const std::string& collection) const;
 
   // Recalls of the holder's tokens go to `sink`, those already due at once.

@@ -221,16 +221,24 @@ absl::Status TokenTable::Release(const std::string& collection, const Holder& ho
   return StaleEpoch(*token, epoch);
 }
 
-Actions TokenTable::Recall(const std::string& collection, bool force, RequestId request,
-                           absl::Time now) {
+Actions TokenTable::Recall(const std::string& collection, bool force, Epoch epoch,
+                           RequestId request, absl::Time now) {
   Actions actions;
   Token* token = Find(collection);
   if (token == nullptr) {
     actions.push_back(Answer{request, UnknownCollection(collection)});
     return actions;
   }
+  if (epoch > token->epoch) {
+    actions.push_back(Answer{request, absl::FailedPreconditionError(absl::StrCat(
+                                          "epoch ", epoch.value(), " of \"", collection,
+                                          "\" was not granted, the last is ", token->epoch.value(),
+                                          ": ask for the token and state its epoch"))});
+    return actions;
+  }
   Settle(*token, now, actions);
-  if (force && token->phase == Phase::kHeld) {
+  const bool meant = token->phase == Phase::kHeld && (!epoch || epoch == token->epoch);
+  if (force && meant) {
     token->forced_recalls.push_back(request);
     // Where this reaches the holder, it stops before its next renewal tells it.
     SendRecallTo(*token, now, actions);
@@ -242,7 +250,7 @@ Actions TokenTable::Recall(const std::string& collection, bool force, RequestId 
     token->forced_recalls.push_back(request);
     if (token->phase == Phase::kFree) StartForcedFence(*token, actions);
   } else {
-    if (token->phase == Phase::kHeld) StartRecall(*token, now, actions);
+    if (meant) StartRecall(*token, now, actions);
     actions.push_back(Answer{request, absl::OkStatus()});
   }
   Settle(*token, now, actions);

@@ -134,8 +134,10 @@ class TokenTable {
   absl::Status Release(const std::string& collection, const Holder& holder, Epoch epoch,
                        absl::Time now, Actions& actions);
   // Asks the holder to release now, or (`force`) takes the token away and fences it; answered by
-  // Answer, after the fence where forced.
-  Actions Recall(const std::string& collection, bool force, RequestId request, absl::Time now);
+  // Answer, after the fence where forced. `epoch`: only that grant, nothing where a later one was
+  // made; none: whichever there is.
+  Actions Recall(const std::string& collection, bool force, Epoch epoch, RequestId request,
+                 absl::Time now);
   // The recalls due to a node, again: it has just subscribed.
   Actions Resubscribe(const Holder& holder);
 

@@ -142,9 +142,14 @@ grpc::ServerUnaryReactor* TokenAdapter::RecallToken(grpc::CallbackServerContext*
                                                     v1::RecallTokenResponse* response) {
   const std::string& id = request->request_id();
   if (absl::Status status = CheckRequestId(id); !status.ok()) return Answered(context, status);
+  if (request->force() && request->epoch() == 0) {
+    return Answered(context, absl::InvalidArgumentError(
+                                 "force needs the epoch of the grant that is to be taken away: "
+                                 "GetToken says it"));
+  }
   if (RecalledBefore(id)) return Answered(context, absl::OkStatus());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  server_.Recall(request->collection(), request->force(),
+  server_.Recall(request->collection(), request->force(), Epoch(request->epoch()),
                  [this, id, reactor](const absl::Status& status) {
                    if (status.ok()) RememberRecall(id);
                    reactor->Finish(ToGrpc(status));
