@@ -84,12 +84,20 @@ TEST(SidecarSessionTest, NodeCutOffReadsAndWritesAndComesBack) {
   ASSERT_TRUE(cluster.AwaitPhase(3, Connection::Phase::kDisconnected));
   ASSERT_EQ(cluster.Writer(3).Append("mine", " and alone"), 0);
   ASSERT_EQ(cluster.Writer(3).Write("new", 0, "made alone"), 0);
+  ASSERT_TRUE(cluster.Replica(3)->replica().CutAll().ok());
+  node::v1::ReplicaStatus alone = cluster.Replica(3)->status();
+  EXPECT_GT(alone.pending_records(), 0u);
+  EXPECT_LT(alone.settled_origin_seq(), alone.last_origin_seq());
   ASSERT_THAT(cluster.Settle({1, 2}), IsEmpty());
   EXPECT_EQ(cluster.Writer(1).Read("new"), "");
   cluster.Proxy(3, "mend");
   EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
   EXPECT_EQ(cluster.Writer(1).Read("mine"), "before and alone");
   EXPECT_EQ(cluster.Writer(3).Read("theirs"), "meanwhile");
+  const node::v1::ReplicaStatus back = cluster.Replica(3)->status();
+  EXPECT_EQ(back.pending_records(), 0u);
+  EXPECT_EQ(back.settled_origin_seq(), back.last_origin_seq());
+  EXPECT_GE(back.last_origin_seq(), alone.last_origin_seq());
 }
 
 TEST(SidecarSessionTest, BothSidesOfACutWriteOneFile) {
