@@ -26,6 +26,9 @@ int main(int argc, char** argv) {
           options.mount_point = mount_dir;
           if (config.fuse_threads() != 0) options.threads = static_cast<int>(config.fuse_threads());
           options.answer_opens = config.answer_opens();
+          if (config.parked_bytes() != 0) options.parked_bytes = config.parked_bytes();
+          if (config.parked_file_bytes() != 0) options.spill_bytes = config.parked_file_bytes();
+          options.spill_dir = config.data_dir();
           options.metrics = metrics;
           auto made = FusePresto::Create(std::move(options), &replica);
           if (!made.ok()) return made.status();

@@ -127,6 +127,55 @@ TEST_F(MountParkedTest, LargeWritesKeepTheirBytes) {
   EXPECT_TRUE(ReadFile(Low("f")) == bytes);
 }
 
+// More wait with bytes than memory is given to them, and more than that and the disk's part.
+TEST(MountParkedBytesTest, AreBounded) {
+  constexpr size_t kBytes = 1 << 20;
+  constexpr int kWriters = 12;
+  MountedReplica mount({.parked_bytes = 2 * kBytes, .spill_bytes = 8 * kBytes});
+  std::vector<int> files;
+  for (int i = 0; i < kWriters; ++i) {
+    files.push_back(open(mount.Mnt("f" + std::to_string(i)).c_str(), O_CREAT | O_RDWR, 0644));
+    ASSERT_GE(files.back(), 0);
+  }
+  mount.CloseGate();
+  std::vector<std::jthread> threads;
+  std::atomic<int> done{0};
+  std::atomic<int> refused{0};
+  for (int i = 0; i < kWriters; ++i) {
+    threads.emplace_back([&, i] {
+      const std::string bytes(kBytes, static_cast<char>('a' + i));
+      const ssize_t n = pwrite(files[i], bytes.data(), bytes.size(), 0);
+      if (n == static_cast<ssize_t>(kBytes)) ++done;
+      if (n < 0 && errno == EAGAIN) ++refused;
+    });
+  }
+  const int waiting = kWriters - 2;
+  ASSERT_TRUE(Eventually([&] {
+    return mount.presto().parked_requests() == waiting && refused == kWriters - waiting;
+  }));
+  EXPECT_EQ(mount.presto().parked_memory(), 2 * kBytes);
+  EXPECT_EQ(mount.presto().parked_file(), 8 * kBytes);
+  // No thread of the driver waits.
+  struct stat st;
+  EXPECT_EQ(stat(mount.Mnt("f0").c_str(), &st), 0);
+  EXPECT_EQ(st.st_size, 0);
+
+  mount.OpenGate();
+  for (std::jthread& each : threads) each.join();
+  EXPECT_EQ(done, waiting);
+  EXPECT_TRUE(Eventually(
+      [&] { return mount.presto().parked_memory() == 0 && mount.presto().parked_file() == 0; }));
+  int right = 0;
+  for (int i = 0; i < kWriters; ++i) {
+    close(files[i]);
+    const std::string bytes = ReadFile(mount.Low("f" + std::to_string(i)));
+    if (bytes.empty()) continue;
+    EXPECT_TRUE(bytes == std::string(kBytes, static_cast<char>('a' + i))) << i;
+    ++right;
+  }
+  EXPECT_EQ(right, waiting);
+}
+
 TEST_F(MountParkedTest, FailedOnesGetTheErrno) {
   ASSERT_EQ(WriteFile(Mnt("f"), "x"), 0);
   mount_.CloseGate();

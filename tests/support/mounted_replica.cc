@@ -64,6 +64,9 @@ MountedReplica::MountedReplica(Options options) : options_(std::move(options)) {
                                              .threads = options_.threads,
                                              .answer_opens = options_.answer_opens,
                                              .max_open_files = options_.max_open_files,
+                                             .parked_bytes = options_.parked_bytes,
+                                             .spill_bytes = options_.spill_bytes,
+                                             .spill_dir = dir_,
                                              .metrics = options_.metrics},
                                             replica_.get());
   Require(presto.status());

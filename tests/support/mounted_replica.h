@@ -33,6 +33,9 @@ class MountedReplica {
     bool open = true;
     // After this the mount is aborted.
     absl::Duration limit = absl::Seconds(100);
+    // See FuseOptions; the file is in the temporary directory.
+    size_t parked_bytes = 64 << 20;
+    uint64_t spill_bytes = uint64_t{1} << 30;
     // Where the temporary directory is made; empty: the usual place.
     std::string parent = {};
     std::shared_ptr<prometheus::Registry> metrics = {};

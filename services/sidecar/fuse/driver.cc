@@ -59,6 +59,9 @@ FuseDriver::FuseDriver(FuseOptions options, Replica* replica)
       gate_(replica->gate()),
       metrics_(options_.metrics, replica->options().collection.str()),
       inodes_(replica->lower(), replica->db(), DescriptorBudget(options_.max_open_files)),
+      payloads_({.memory_bytes = options_.parked_bytes,
+                 .file_bytes = options_.spill_bytes,
+                 .directory = options_.spill_dir}),
       invalidator_(this, Invalidator::Limits()),
       progress_(std::make_unique<Progress[]>(options_.threads)) {}
 

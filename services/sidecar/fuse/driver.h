@@ -27,6 +27,7 @@
 #include "services/sidecar/fuse/inode_table.h"
 #include "services/sidecar/fuse/invalidator.h"
 #include "services/sidecar/fuse/metrics.h"
+#include "services/sidecar/fuse/parked_payloads.h"
 #include "services/sidecar/fuse/worker_pool.h"
 #include "services/sidecar/replica/replica.h"
 
@@ -52,6 +53,7 @@ class FuseDriver : public KernelCache, public DeviceOwner {
   const InodeTable& inodes() const { return inodes_; }
   InodeTable& inodes() { return inodes_; }
   int parked() const;
+  const ParkedPayloads& payloads() const { return payloads_; }
 
   Device& device() override { return device_; }
 
@@ -191,6 +193,7 @@ class FuseDriver : public KernelCache, public DeviceOwner {
   WriteGate& gate_;
   FuseMetrics metrics_;
   InodeTable inodes_;
+  ParkedPayloads payloads_;
   Invalidator invalidator_;
   Device device_;
   FlushHelper flush_helper_;

@@ -137,8 +137,20 @@ void FuseDriver::Write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t 
   } else if (InodePtr inode = inodes_.Find(args.object); inode != nullptr && inode->removed) {
     DoWrite(req, args, {data, size});  // no name, no record: it needs no authority
   } else {
-    Park(req, {ino},
-         [this, req, args, copy = std::string(data, size)] { DoWrite(req, args, copy); });
+    auto payload = payloads_.Keep({data, size}, /*must=*/fi->writepage != 0);
+    if (!payload.ok()) {
+      fuse_reply_err(req, ErrnoFromStatus(payload.status()));
+      return;
+    }
+    Park(req, {ino}, [this, req, args, payload = *std::move(payload)] {
+      std::string buffer;
+      const absl::StatusOr<std::string_view> bytes = payload->Bytes(buffer);
+      if (bytes.ok()) {
+        DoWrite(req, args, *bytes);
+      } else {
+        fuse_reply_err(req, ErrnoFromStatus(bytes.status()));
+      }
+    });
   }
 }
 

@@ -33,6 +33,8 @@ bool FusePresto::WaitInvalidated(absl::Duration timeout) {
   return driver_->invalidator().WaitIdle(timeout);
 }
 int FusePresto::parked_requests() const { return driver_->parked(); }
+size_t FusePresto::parked_memory() const { return driver_->payloads().memory_bytes(); }
+uint64_t FusePresto::parked_file() const { return driver_->payloads().file_bytes(); }
 size_t FusePresto::known_objects() const { return driver_->inodes().size(); }
 size_t FusePresto::open_files() const { return driver_->inodes().open_fds(); }
 bool FusePresto::clears_privileges() const { return driver_->device().killpriv_v2(); }

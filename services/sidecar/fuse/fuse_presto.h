@@ -6,6 +6,7 @@
 // cache, which thread may wait for what, and why.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -33,6 +34,11 @@ struct FuseOptions {
   bool answer_opens = false;
   // Cached descriptors of lower files; 0: derived from RLIMIT_NOFILE.
   size_t max_open_files = 0;
+  // Memory for the bytes of writes that wait for the token; what more there is waits in an unlinked
+  // file in spill_dir (where given), up to spill_bytes; beyond, writers get EAGAIN.
+  size_t parked_bytes = 64 << 20;
+  uint64_t spill_bytes = uint64_t{1} << 30;
+  std::string spill_dir = {};
   // Where metrics go; may be null.
   std::shared_ptr<prometheus::Registry> metrics = {};
 };
@@ -56,6 +62,9 @@ class FusePresto : public Presto {
   bool WaitInvalidated(absl::Duration timeout);
   // Updates that wait at the gate.
   int parked_requests() const;
+  // Bytes that they wait with: in memory, and on the disk.
+  size_t parked_memory() const;
+  uint64_t parked_file() const;
   // Objects that the kernel knows, and cached descriptors.
   size_t known_objects() const;
   size_t open_files() const;

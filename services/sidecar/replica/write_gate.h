@@ -32,7 +32,8 @@ class WriteGate {
   // `wanted` is called (on the parking thread, must not block) when an update is parked at a
   // closed gate and none was parked before, and again after each Close() that leaves some parked.
   // `run` runs resumed closures on threads that may block on the lower file system.
-  // At most `max_parked` updates wait; the next is failed with RESOURCE_EXHAUSTED (EAGAIN).
+  // At most `max_parked` updates wait; the next is failed with RESOURCE_EXHAUSTED (EAGAIN). What
+  // they carry is bounded by the driver that parks them (fuse/parked_payloads.h).
   WriteGate(std::function<void()> wanted, std::function<void(std::function<void()>)> run,
             size_t max_parked = 100'000);
 
