@@ -66,14 +66,14 @@ int FuseDriver::DoSetattrLocked(Inode& inode, const SetattrArgs& args, const Cal
       // We may keep a set-gid bit without group execution; a caller outside the group may not.
       if (S_ISREG(before.st_mode) && (before.st_mode & (S_ISGID | S_IXGRP)) == S_ISGID &&
           !InGroup(caller, before.st_gid) &&
-          chmod(path.c_str(), before.st_mode & 07777 & ~(S_ISUID | S_ISGID)) != 0) {
+          ChangeMode(at, before.st_mode & 07777 & ~(S_ISUID | S_ISGID)) != 0) {
         error = errno;
       }
     }
   }
   if (error == 0 && (set & FUSE_SET_ATTR_MODE) != 0) {
     inode.plain = false;
-    if (chmod(path.c_str(), args.attr.st_mode & 07777) != 0) {
+    if (ChangeMode(at, args.attr.st_mode & 07777) != 0) {
       error = errno;
     } else {
       changed = true;
@@ -151,7 +151,7 @@ int FuseDriver::DoSetxattr(ObjectId object, const std::string& name, const std::
     // Setting an ACL sets the mode; set-gid goes as with chmod.
     struct stat st;
     if (fstat(at, &st) == 0 && (st.st_mode & S_ISGID) != 0 && !InGroup(caller, st.st_gid)) {
-      chmod(path.c_str(), st.st_mode & 07777 & ~S_ISGID);
+      ChangeMode(at, st.st_mode & 07777 & ~S_ISGID);
     }
   }
   if (getxattr(path.c_str(), name.c_str(), nullptr, 0) < 0 && errno == ENODATA) {

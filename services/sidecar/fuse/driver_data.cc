@@ -33,7 +33,7 @@ int FuseDriver::ClearPrivilegesLocked(Inode& inode, bool kill_suidgid, const Cal
   if (fstat(at, &st) != 0) return errno;
   if (!S_ISREG(st.st_mode)) return 0;
   // The lower file system would drop these by itself, but then no record would say so.
-  if (getxattr(path.c_str(), kCapability, nullptr, 0) >= 0) {
+  if (GetXattr(at, kCapability, nullptr, 0) >= 0) {
     had_capability = removexattr(path.c_str(), kCapability) == 0;
   }
   if (had_capability) {
@@ -49,7 +49,7 @@ int FuseDriver::ClearPrivilegesLocked(Inode& inode, bool kill_suidgid, const Cal
       kill |= S_ISGID;
     }
     if (kill != 0) {
-      if (chmod(path.c_str(), st.st_mode & 07777 & ~kill) != 0) return errno;
+      if (ChangeMode(at, st.st_mode & 07777 & ~kill) != 0) return errno;
       if (int error = Captured(replica_->AttributesSet(inode.id, at, false), "write")) {
         return error;
       }

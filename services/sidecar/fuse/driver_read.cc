@@ -102,7 +102,7 @@ void FuseDriver::Getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, size
     return;
   }
   std::string value(std::min<size_t>(size, XATTR_SIZE_MAX), '\0');
-  const ssize_t n = getxattr(ProcPath((*fd)->get()).c_str(), name, value.data(), value.size());
+  const ssize_t n = GetXattr((*fd)->get(), name, value.data(), value.size());
   if (n < 0) {
     fuse_reply_err(req, errno);
   } else if (size == 0) {

@@ -48,12 +48,11 @@ int ReadGrowing(Get get, std::string& out) {
   return ERANGE;
 }
 
-absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsOf(const std::string& path,
-                                                            decltype(&listxattr) list,
-                                                            decltype(&getxattr) get) {
+// `list`(buffer, size) and `get`(name, buffer, size) are the calls to use.
+template <typename List, typename Get>
+absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsWith(List list, Get get) {
   std::string names;
-  int error =
-      ReadGrowing([&](char* out, size_t size) { return list(path.c_str(), out, size); }, names);
+  int error = ReadGrowing(list, names);
   if (error == ENOTSUP) return std::vector<record::v1::Xattr>();
   if (error != 0) return StatusFromErrno(error, "listxattr");
   std::vector<record::v1::Xattr> xattrs;
@@ -61,9 +60,9 @@ absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsOf(const std::string& p
     if (!IsSharedXattr(name)) continue;
     record::v1::Xattr xattr;
     xattr.set_name(std::string(name));
-    error = ReadGrowing(
-        [&](char* out, size_t size) { return get(path.c_str(), xattr.name().c_str(), out, size); },
-        *xattr.mutable_value());
+    error =
+        ReadGrowing([&](char* out, size_t size) { return get(xattr.name().c_str(), out, size); },
+                    *xattr.mutable_value());
     // Listed, and yet not to be had: gone meanwhile, or hidden (security modules do that).
     if (error == ENODATA || error == ENOTSUP) continue;
     if (error != 0) return StatusFromErrno(error, absl::StrCat("getxattr ", xattr.name()));
@@ -113,23 +112,27 @@ absl::StatusOr<std::unique_ptr<LowerTree>> LowerTree::Open(const std::string& ro
 }
 
 absl::StatusOr<UniqueFd> LowerTree::OpenObject(const LowerHandle& handle, int flags) const {
-  HandleBuffer buffer;
-  if (handle.bytes.size() > MAX_HANDLE_SZ) return StatusFromErrno(EINVAL, "file handle too long");
-  buffer.handle.handle_bytes = static_cast<unsigned>(handle.bytes.size());
-  buffer.handle.handle_type = handle.type;
-  std::memcpy(buffer.handle.f_handle, handle.bytes.data(), handle.bytes.size());
-  flags |= O_CLOEXEC | O_NOFOLLOW;
   if (!(flags & (O_PATH | O_DIRECTORY))) {
     // An open of a device or FIFO acts on it; look first. The handle names this one inode for ever.
-    UniqueFd path(open_by_handle_at(root_.get(), &buffer.handle, O_PATH | O_CLOEXEC | O_NOFOLLOW));
+    absl::StatusOr<UniqueFd> path = OpenPlain(handle, O_PATH);
+    if (!path.ok()) return path.status();
     struct stat st;
-    if (!path || fstat(path.get(), &st) != 0) return StatusFromErrno(errno, "open_by_handle_at");
+    if (fstat(path->get(), &st) != 0) return StatusFromErrno(errno, "fstat of an object");
     if (S_ISLNK(st.st_mode)) return StatusFromErrno(ELOOP, "open of a symbolic link");
     if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) {
       return StatusFromErrno(ENXIO, "open of a device, FIFO or socket");
     }
   }
-  UniqueFd fd(open_by_handle_at(root_.get(), &buffer.handle, flags));
+  return OpenPlain(handle, flags);
+}
+
+absl::StatusOr<UniqueFd> LowerTree::OpenPlain(const LowerHandle& handle, int flags) const {
+  HandleBuffer buffer;
+  if (handle.bytes.size() > MAX_HANDLE_SZ) return StatusFromErrno(EINVAL, "file handle too long");
+  buffer.handle.handle_bytes = static_cast<unsigned>(handle.bytes.size());
+  buffer.handle.handle_type = handle.type;
+  std::memcpy(buffer.handle.f_handle, handle.bytes.data(), handle.bytes.size());
+  UniqueFd fd(open_by_handle_at(root_.get(), &buffer.handle, flags | O_CLOEXEC | O_NOFOLLOW));
   if (!fd) return StatusFromErrno(errno, "open_by_handle_at");
   return fd;
 }
@@ -189,11 +192,17 @@ struct timespec FromProto(const record::v1::Timespec& ts) {
 }
 
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrs(int fd) {
-  return ReadXattrsOf(DescriptorPath(fd), listxattr, getxattr);
+  return ReadXattrsWith(
+      [fd](char* out, size_t size) { return ListXattrs(fd, out, size); },
+      [fd](const char* name, char* out, size_t size) { return GetXattr(fd, name, out, size); });
 }
 
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsAt(int dir_fd, const std::string& name) {
-  return ReadXattrsOf(absl::StrCat(DescriptorPath(dir_fd), "/", name), llistxattr, lgetxattr);
+  const std::string path = absl::StrCat(DescriptorPath(dir_fd), "/", name);
+  return ReadXattrsWith([&](char* out, size_t size) { return llistxattr(path.c_str(), out, size); },
+                        [&](const char* name, char* out, size_t size) {
+                          return lgetxattr(path.c_str(), name, out, size);
+                        });
 }
 
 bool IsSharedXattr(absl::string_view name) {
@@ -208,6 +217,23 @@ const char* AclBehind(absl::string_view name) {
 }
 
 std::string DescriptorPath(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
+
+int ChangeMode(int fd, mode_t mode) {
+  if (fchmod(fd, mode) == 0) return 0;
+  return errno == EBADF ? chmod(DescriptorPath(fd).c_str(), mode) : -1;
+}
+
+ssize_t GetXattr(int fd, const char* name, void* value, size_t size) {
+  const ssize_t length = fgetxattr(fd, name, value, size);
+  if (length >= 0 || errno != EBADF) return length;
+  return getxattr(DescriptorPath(fd).c_str(), name, value, size);
+}
+
+ssize_t ListXattrs(int fd, char* names, size_t size) {
+  const ssize_t length = flistxattr(fd, names, size);
+  if (length >= 0 || errno != EBADF) return length;
+  return listxattr(DescriptorPath(fd).c_str(), names, size);
+}
 
 uint32_t EncodeDevice(dev_t device) {
   const uint32_t minor_number = minor(device);

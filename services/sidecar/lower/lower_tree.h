@@ -55,6 +55,9 @@ class LowerTree {
   // Opens an object. `flags` as open(2); O_PATH works for every kind. Never follows a symbolic
   // link, never opens a device or FIFO other than with O_PATH.
   absl::StatusOr<UniqueFd> OpenObject(const LowerHandle& handle, int flags) const;
+  // The same of what is known to be a regular file or a directory (a handle never comes to mean
+  // another object): without looking first.
+  absl::StatusOr<UniqueFd> OpenPlain(const LowerHandle& handle, int flags) const;
   // Handle of `name` in `dir_fd` (of dir_fd itself where name is empty).
   absl::StatusOr<LowerHandle> HandleAt(int dir_fd, const std::string& name) const;
 
@@ -82,6 +85,10 @@ absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrs(int fd);
 absl::StatusOr<std::vector<record::v1::Xattr>> ReadXattrsAt(int dir_fd, const std::string& name);
 // The path through which calls without a descriptor form reach an O_PATH descriptor.
 std::string DescriptorPath(int fd);
+// fchmod(2), fgetxattr(2), flistxattr(2) for any descriptor, O_PATH ones by their path.
+int ChangeMode(int fd, mode_t mode);
+ssize_t GetXattr(int fd, const char* name, void* value, size_t size);
+ssize_t ListXattrs(int fd, char* names, size_t size);
 
 // Device numbers in records: the kernel's 32 bit encoding of major and minor.
 uint32_t EncodeDevice(dev_t device);

@@ -98,6 +98,9 @@ rocksdb::ColumnFamilyOptions TableOptions() {
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   table.block_cache = rocksdb::NewLRUCache(32 << 20);
   table.whole_key_filtering = true;
+  // Much is looked up to find that it is not there.
+  options.memtable_whole_key_filtering = true;
+  options.memtable_prefix_bloom_size_ratio = 0.02;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   return options;
 }

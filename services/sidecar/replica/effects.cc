@@ -52,12 +52,13 @@ mode_t TypeOf(ObjectKind kind) {
   }
 }
 
-// Makes the object without any permission, so that nobody meets it half made. An errno, or 0.
-int MakeNode(int dir_fd, const record::v1::CreateOp& op) {
+// Makes the object without any permission, so that nobody meets it half made. An errno, or 0. A
+// new file stays open in `fd`.
+int MakeNode(int dir_fd, const record::v1::CreateOp& op, UniqueFd& fd) {
   const char* name = op.name().c_str();
   switch (op.kind()) {
     case record::v1::OBJECT_KIND_FILE: {
-      UniqueFd fd(openat(dir_fd, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0));
+      fd = UniqueFd(openat(dir_fd, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0));
       return fd ? 0 : errno;
     }
     case record::v1::OBJECT_KIND_DIRECTORY:
@@ -72,7 +73,11 @@ int MakeNode(int dir_fd, const record::v1::CreateOp& op) {
 }  // namespace
 
 absl::StatusOr<UniqueFd> Effects::OpenRow(const Row& row, int flags) const {
-  absl::StatusOr<UniqueFd> fd = lower_.OpenObject({row.handle_type(), row.handle()}, flags);
+  const bool plain =
+      row.kind() == record::v1::OBJECT_KIND_FILE || row.kind() == record::v1::OBJECT_KIND_DIRECTORY;
+  const LowerHandle handle = {row.handle_type(), row.handle()};
+  absl::StatusOr<UniqueFd> fd =
+      plain ? lower_.OpenPlain(handle, flags) : lower_.OpenObject(handle, flags);
   if (!fd.ok() && ErrnoFromStatus(fd.status()) == ESTALE) {
     return Diverged(row.links_size() > 0 ? row.links(0).name() : "/", "is gone");
   }
@@ -118,15 +123,16 @@ absl::StatusOr<Effects::Made> Effects::Create(const record::v1::CreateOp& op,
   absl::StatusOr<Directory> dir = OpenDirectory(op.parent(), parent, op.parent_mtime());
   if (!dir.ok()) return dir.status();
   const int dir_fd = dir->fd.get();
-  int error = MakeNode(dir_fd, op);
+  UniqueFd fd;
+  int error = MakeNode(dir_fd, op, fd);
   if (error == EEXIST) {
     if (absl::Status status = ClearName(dir_fd, op.name()); !status.ok()) return status;
-    error = MakeNode(dir_fd, op);
+    error = MakeNode(dir_fd, op, fd);
   }
   if (error != 0) return StatusFromErrno(error, "creating an object");
 
   auto finish = [&]() -> absl::StatusOr<Made> {
-    UniqueFd fd(openat(dir_fd, op.name().c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd) fd = UniqueFd(openat(dir_fd, op.name().c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
     struct stat st;
     if (!fd || fstat(fd.get(), &st) != 0) return StatusFromErrno(errno, "opening a new object");
     if (absl::Status status = SetAll(fd.get(), op); !status.ok()) return status;

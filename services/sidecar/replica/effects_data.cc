@@ -57,7 +57,7 @@ absl::Status SetMode(int fd, const record::v1::Attributes& attributes) {
   struct stat st;
   if (fstat(fd, &st) != 0) return StatusFromErrno(errno, "fstat");
   if (S_ISLNK(st.st_mode) || (st.st_mode & 07777) == attributes.mode()) return absl::OkStatus();
-  if (chmod(DescriptorPath(fd).c_str(), attributes.mode()) != 0) {
+  if (ChangeMode(fd, attributes.mode()) != 0) {
     return StatusFromErrno(errno, "chmod");
   }
   return absl::OkStatus();

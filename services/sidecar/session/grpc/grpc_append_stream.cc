@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "intermezzo/journal/v1/journal.grpc.pb.h"
 #include "services/common/log/log.h"
 #include "services/common/record/codec.h"
@@ -25,10 +26,12 @@ using journal::v1::JournalService;
 
 // Batches sent and not yet confirmed.
 constexpr size_t kWindow = 8;
-// With this many of them on their way, the next one waits for a confirmation or for kFullBatch
-// records: under load batches are large, and each costs every part of the cluster a few wake-ups.
-constexpr size_t kSmallBatches = 2;
-constexpr uint64_t kFullBatch = 64;
+// With more local records than this on their way to the journal and back, records gather for
+// kGather or until a batch has kFullBatch: each batch costs every part of the cluster a few
+// wake-ups. Whoever waits for his updates to be seen is below it.
+constexpr uint64_t kBusyRecords = 32;
+constexpr absl::Duration kGather = absl::Milliseconds(4);
+constexpr uint64_t kFullBatch = 128;
 // Bytes of one batch: small enough that the journal commits one while the next is on its way.
 constexpr size_t kBatchBytes = 1024 * 1024;
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
@@ -174,10 +177,11 @@ class GrpcAppendStream final : public AppendStream {
       uint64_t after;
       {
         auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-          return shutdown_ || broken_ || (epoch_ && woken_ && MaySend());
+          return shutdown_ || broken_ || (epoch_ && woken_ && in_flight_.size() < kWindow);
         };
         absl::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(&ready));
+        Gather();
         if (shutdown_ || broken_) return false;
         woken_ = false;
         after = sent_;
@@ -198,13 +202,20 @@ class GrpcAppendStream final : public AppendStream {
       sent_epoch_ = epoch_;
       sent_ = records.back().first;
       in_flight_.push_back(sent_);
+      // A batch that is full leaves more behind.
+      const bool full = request->ByteSizeLong() > kBatchBytes / 2;
+      gather_until_ = full ? absl::InfinitePast() : absl::Now() + kGather;
       return true;
     }
   }
 
-  bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (in_flight_.size() < kSmallBatches) return true;
-    return in_flight_.size() < kWindow && replica_.last_origin_seq() >= sent_ + kFullBatch;
+  // Where there is much to do, waits for more to send.
+  void Gather() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (replica_.pending_records() <= kBusyRecords) return;
+    auto enough = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return shutdown_ || broken_ || !epoch_ || replica_.last_origin_seq() >= sent_ + kFullBatch;
+    };
+    mu_.AwaitWithDeadline(absl::Condition(&enough), gather_until_);
   }
 
   const std::unique_ptr<JournalService::Stub> stub_;
@@ -224,6 +235,7 @@ class GrpcAppendStream final : public AppendStream {
   std::optional<uint64_t> resume_after_ ABSL_GUARDED_BY(mu_);  // after a gap
   uint64_t sent_ ABSL_GUARDED_BY(mu_) = 0;
   std::deque<uint64_t> in_flight_ ABSL_GUARDED_BY(mu_);  // last origin seq of each batch
+  absl::Time gather_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mu_) = nullptr;
 
   std::thread thread_;
