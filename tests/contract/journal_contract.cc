@@ -116,6 +116,23 @@ TEST_P(JournalContract, AnEmptyBatchAsksWhatIsThere) {
   EXPECT_EQ(one->seq, Seq(1));
 }
 
+TEST_P(JournalContract, TellsWhatItHasOfAnOrigin) {
+  RecordMaker node(3), other(4);
+  EXPECT_EQ(*journal_->Origin(Ordinal(3)), OriginState());
+  const auto first = node.Create(kRoot, "a", node.NewObject());
+  const auto second = node.Create(kRoot, "b", node.NewObject());
+  ExpectOk(Append({first}));
+  ExpectOk(Append({other.Create(kRoot, "c", other.NewObject())}));
+  ExpectOk(Append({second}));
+  ExpectOk(Append({other.Create(kRoot, "d", other.NewObject())}));
+  if (fixture_->durable()) Reopen();
+  auto origin = journal_->Origin(Ordinal(3));
+  ASSERT_TRUE(origin.ok()) << origin.status();
+  EXPECT_EQ(origin->last_origin_seq, 2u);
+  EXPECT_EQ(origin->last_seq, Seq(3));
+  EXPECT_EQ(origin->last_hash, Xxh3(RecordMaker::Seal(second).record()));
+}
+
 TEST_P(JournalContract, AnotherRecordUnderAKnownNameIsDataLoss) {
   RecordMaker node(3), restored(3);
   ExpectOk(Append({node.Create(kRoot, "a", node.NewObject())}));

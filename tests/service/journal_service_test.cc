@@ -196,6 +196,23 @@ TEST_F(JournalServiceTest, ManyBatchesInFlightAreAnsweredInOrder) {
   EXPECT_EQ(GetJournal().head_seq(), 2u * kBatches);
 }
 
+TEST_F(JournalServiceTest, TellsWhatItHasOfAnOrigin) {
+  RecordMaker node(3);
+  AppendOk({node.Create(kRoot, "a", node.NewObject())});
+  for (const auto& [ordinal, last] : {std::pair(3u, 1u), std::pair(4u, 0u)}) {
+    v1::GetJournalRequest request;
+    request.set_collection("www");
+    request.set_origin(ordinal);
+    v1::GetJournalResponse response;
+    auto context = Context();
+    ASSERT_TRUE(stub_->GetJournal(context.get(), request, &response).ok());
+    EXPECT_EQ(response.journal().head_seq(), 1u);
+    EXPECT_EQ(response.origin().last_origin_seq(), last);
+    EXPECT_EQ(response.origin().last_seq(), last);
+    EXPECT_EQ(response.origin().last_xxh3().size(), last == 0 ? 0u : 16u);
+  }
+}
+
 TEST_F(JournalServiceTest, SubscribersTail) {
   auto context = Context();
   auto call = stub_->Subscribe(context.get(), From(1));

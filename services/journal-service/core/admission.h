@@ -16,15 +16,6 @@
 
 namespace intermezzo::journal {
 
-// What the journal knows of an origin.
-struct OriginState {
-  uint64_t last_origin_seq = 0;  // 0: nothing yet
-  Seq last_seq;                  // that record's
-  std::string last_hash;         // Xxh3 of that record, to notice another one under its name
-
-  friend bool operator==(const OriginState&, const OriginState&) = default;
-};
-
 // Checks sizes, origin, order, every record (OpenRecord) and payload (OpenPayload).
 // INVALID_ARGUMENT names the record. DATA_LOSS from a payload becomes INVALID_ARGUMENT.
 absl::StatusOr<PreparedBatch> PrepareBatch(Ordinal ordinal, Epoch epoch,

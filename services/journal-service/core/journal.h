@@ -68,6 +68,15 @@ struct JournalState {
   absl::Duration retention;    // how long entries stay that every replica has
 };
 
+// What the journal knows of an origin.
+struct OriginState {
+  uint64_t last_origin_seq = 0;  // 0: nothing yet
+  Seq last_seq;                  // that record's
+  std::string last_hash;         // Xxh3 of that record, to notice another one under its name
+
+  friend bool operator==(const OriginState&, const OriginState&) = default;
+};
+
 struct Cursor {
   std::string node;
   Seq seq;
@@ -120,6 +129,9 @@ class Journal {
   virtual absl::StatusOr<std::string> ChainAt(Seq seq) = 0;
 
   virtual JournalState State() const = 0;
+
+  // What is durable of an origin's records. May read the disk.
+  virtual absl::StatusOr<OriginState> Origin(Ordinal ordinal) const = 0;
 
   // Replaces the list of replicas that hold back trimming. With an empty list nothing is trimmed.
   virtual absl::Status SetCursors(std::vector<Cursor> cursors) = 0;

@@ -152,6 +152,19 @@ grpc::ServerUnaryReactor* JournalGrpcService::Fence(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* JournalGrpcService::GetJournal(grpc::CallbackServerContext* context,
                                                          const v1::GetJournalRequest* request,
                                                          v1::GetJournalResponse* response) {
+  if (request->origin() != 0) {
+    return OnWorker(context, [this, request, response]() -> absl::Status {
+      auto journal = Find(request->collection());
+      if (!journal.ok()) return journal.status();
+      auto origin = (*journal)->Origin(Ordinal(request->origin()));
+      if (!origin.ok()) return origin.status();
+      response->mutable_origin()->set_last_origin_seq(origin->last_origin_seq);
+      response->mutable_origin()->set_last_seq(origin->last_seq.value());
+      response->mutable_origin()->set_last_xxh3(origin->last_hash);
+      *response->mutable_journal() = ToProto((*journal)->name(), (*journal)->State());
+      return absl::OkStatus();
+    });
+  }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   auto journal = Find(request->collection());
   if (journal.ok()) {

@@ -119,6 +119,13 @@ JournalState MemoryJournal::State() const {
   return state_;
 }
 
+absl::StatusOr<OriginState> MemoryJournal::Origin(Ordinal ordinal) const {
+  absl::MutexLock lock(&mu_);
+  if (absl::Status alive = CheckAlive(); !alive.ok()) return alive;
+  auto it = origins_.find(ordinal.value());
+  return it != origins_.end() ? it->second : OriginState();
+}
+
 absl::Status MemoryJournal::SetCursors(std::vector<Cursor> cursors) {
   absl::MutexLock lock(&mu_);
   if (absl::Status alive = CheckAlive(); !alive.ok()) return alive;

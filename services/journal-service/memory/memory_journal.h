@@ -39,6 +39,7 @@ class MemoryJournal final : public Journal {
   bool ReadCached(Seq from, const ReadOptions& options, std::vector<EntryPtr>& out) override;
   absl::StatusOr<std::string> ChainAt(Seq seq) override;
   JournalState State() const override;
+  absl::StatusOr<OriginState> Origin(Ordinal ordinal) const override;
   absl::Status SetCursors(std::vector<Cursor> cursors) override;
   absl::StatusOr<uint64_t> Trim() override;
   WatchId Watch(Watcher watcher) override { return watchers_.Watch(std::move(watcher)); }

@@ -173,6 +173,17 @@ JournalState RocksDbJournal::State() const {
   return state_;
 }
 
+absl::StatusOr<OriginState> RocksDbJournal::Origin(Ordinal ordinal) const {
+  {
+    absl::MutexLock lock(&mu_);
+    if (absl::Status alive = CheckAlive(); !alive.ok()) return alive;
+  }
+  auto row = database_.Get(Family::kOrigins, format::OriginKey(uid_, ordinal.value()));
+  if (absl::IsNotFound(row.status())) return OriginState();
+  if (!row.ok()) return row.status();
+  return format::DecodeOrigin(*row);
+}
+
 absl::StatusOr<uint64_t> RocksDbJournal::FindTrimmable(Seq limit, int64_t before_ns,
                                                        TrimChange& change) const {
   Database::Use use(database_);

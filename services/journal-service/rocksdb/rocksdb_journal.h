@@ -35,6 +35,7 @@ class RocksDbJournal final : public Journal, public std::enable_shared_from_this
   bool ReadCached(Seq from, const ReadOptions& options, std::vector<EntryPtr>& out) override;
   absl::StatusOr<std::string> ChainAt(Seq seq) override;
   JournalState State() const override;
+  absl::StatusOr<OriginState> Origin(Ordinal ordinal) const override;
   absl::Status SetCursors(std::vector<Cursor> cursors) override;
   absl::StatusOr<uint64_t> Trim() override;
   WatchId Watch(Watcher watcher) override { return watchers_.Watch(std::move(watcher)); }
