@@ -97,9 +97,6 @@ absl::Status HostedReplica::Init() {
   auto replica = Replica::Open(std::move(replica_options), *std::move(lower), *std::move(db));
   if (!replica.ok()) return replica.status();
   replica_ = *std::move(replica);
-  if (options_.join_anew) {
-    if (absl::Status status = SetNotJoined(); !status.ok()) return status;
-  }
   metrics_ =
       std::make_unique<ReplicaMetrics>(*options_.metrics, assigned.collection(), options_.node);
   if (options_.presto) {
@@ -127,7 +124,6 @@ absl::Status HostedReplica::Init() {
       return presto_->FlushMappings(timeout);
     };
   }
-  hooks.rejoin = options_.rejoin;
   session_ = std::make_unique<ReplicaSession>(
       ReplicaSession::Options{.offline_writes = !assigned.deny_offline_writes(),
                               .token_wait = options_.token_wait,
@@ -175,9 +171,7 @@ absl::Status HostedReplica::Stop(absl::Duration timeout) {
   return status;
 }
 
-absl::Status HostedReplica::Retire() { return SetNotJoined(); }
-
-absl::Status HostedReplica::SetNotJoined() {
+absl::Status HostedReplica::Retire() {
   absl::MutexLock lock(&replica_->update_lock());
   storage::v1::ReplicaRow state = replica_->state();
   state.set_joined(false);

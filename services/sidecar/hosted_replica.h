@@ -51,10 +51,6 @@ class HostedReplica {
     std::shared_ptr<grpc::Channel> forwarder;
     std::shared_ptr<prometheus::Registry> metrics;
     PrestoFactory presto;
-    // Joins anew, though it had joined: the journal no longer has what it needs.
-    bool join_anew = false;
-    // Called once where the replica has to be stopped and opened again with `join_anew`.
-    std::function<void()> rejoin;
   };
 
   // Opens and starts. FAILED_PRECONDITION says what is wrong with directories or database.
@@ -76,7 +72,6 @@ class HostedReplica {
  private:
   explicit HostedReplica(Options options);
   absl::Status Init();
-  absl::Status SetNotJoined();
   absl::Status Mount();
 
   const Options options_;

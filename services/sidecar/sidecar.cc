@@ -209,20 +209,17 @@ void Sidecar::RunSupervisor() {
 bool Sidecar::Reconcile() {
   storage::v1::Assignment assignment;
   std::map<std::string, std::shared_ptr<HostedReplica>> running;
-  std::map<std::string, bool> rejoin;
   {
     absl::MutexLock lock(&mu_);
     assignment = assignment_;
     running = running_;
-    rejoin.swap(rejoin_);
   }
   std::map<std::string, const storage::v1::AssignedReplica*> wanted;
   for (const auto& assigned : assignment.replicas()) wanted[assigned.collection()] = &assigned;
 
   for (auto& [collection, replica] : running) {
     const auto found = wanted.find(collection);
-    if (found != wanted.end() && SameReplica(*found->second, replica->options().assigned) &&
-        !rejoin.contains(collection)) {
+    if (found != wanted.end() && SameReplica(*found->second, replica->options().assigned)) {
       replica->session().SetOfflineWrites(!found->second->deny_offline_writes());
       wanted.erase(found);
       continue;
@@ -248,15 +245,13 @@ bool Sidecar::Reconcile() {
   std::map<std::string, std::string> errors;
   for (const auto& [collection, assigned] : wanted) {
     if (assignment.ordinal() == 0) break;  // never registered: nothing can be served yet
-    auto opened =
-        OpenReplica(*assigned, Ordinal(assignment.ordinal()), rejoin.contains(collection));
+    auto opened = OpenReplica(*assigned, Ordinal(assignment.ordinal()));
     absl::MutexLock lock(&mu_);
     if (opened.ok()) {
       running_[collection] = *std::move(opened);
       continue;
     }
     errors[collection] = std::string(opened.status().message());
-    if (rejoin.contains(collection)) rejoin_[collection] = true;
     if (errors_[collection] != errors[collection]) {
       log::Error("replica cannot be opened",
                  {{"collection", collection}, {"error", errors[collection]}});
@@ -268,9 +263,8 @@ bool Sidecar::Reconcile() {
 }
 
 absl::StatusOr<std::shared_ptr<HostedReplica>> Sidecar::OpenReplica(
-    const storage::v1::AssignedReplica& assigned, Ordinal ordinal, bool join_anew) {
+    const storage::v1::AssignedReplica& assigned, Ordinal ordinal) {
   HostedReplica::Options options;
-  options.join_anew = join_anew;
   options.node = config_.node();
   options.instance = instance_;
   options.ordinal = ordinal;
@@ -285,11 +279,6 @@ absl::StatusOr<std::shared_ptr<HostedReplica>> Sidecar::OpenReplica(
   options.forwarder = forwarder_;
   options.metrics = metrics_;
   options.presto = presto_;
-  options.rejoin = [this, collection = assigned.collection()] {
-    absl::MutexLock lock(&mu_);
-    rejoin_[collection] = true;
-    changed_ = true;
-  };
   auto opened = HostedReplica::Open(std::move(options));
   if (!opened.ok()) return opened.status();
   return std::shared_ptr<HostedReplica>(*std::move(opened));

@@ -59,7 +59,7 @@ class Sidecar final : public Application,
   // One pass; true where something failed and is to be tried again soon.
   bool Reconcile();
   absl::StatusOr<std::shared_ptr<HostedReplica>> OpenReplica(
-      const storage::v1::AssignedReplica& assigned, Ordinal ordinal, bool join_anew);
+      const storage::v1::AssignedReplica& assigned, Ordinal ordinal);
 
   const config::v1::SidecarConfig config_;
   const std::shared_ptr<prometheus::Registry> metrics_;
@@ -73,7 +73,6 @@ class Sidecar final : public Application,
   storage::v1::Assignment assignment_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::shared_ptr<HostedReplica>> running_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::string> errors_ ABSL_GUARDED_BY(mu_);  // of those that do not run
-  std::map<std::string, bool> rejoin_ ABSL_GUARDED_BY(mu_);
   bool changed_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 

@@ -42,6 +42,8 @@ std::map<std::string, std::string> ContentsOf(const std::string& root) {
 struct Hazards {
   bool crashes = false;
   bool busy_source = false;
+  // The journal has some of what is pending, and no longer what was missed.
+  bool trimmed = false;
 };
 
 class Scenario {
@@ -58,10 +60,20 @@ class Scenario {
   void Round() {
     ASSERT_TRUE(Ok(world_.CutOff()));
     history_.clear();
-    const auto before = ContentsOf(world_.a().lower_path());
+    auto before = ContentsOf(world_.a().lower_path());
     Write(world_.a(), 1 + random_.Below(40));
-    Write(world_.b(), 1 + random_.Below(40));
     ASSERT_TRUE(Ok(world_.a().replica().CutAll()));
+    if (hazards_.trimmed) {
+      const uint64_t pending = world_.a().replica().pending_records();
+      const uint64_t sent = random_.Below(pending + 1);
+      history_.push_back(absl::StrCat("a: sends ", sent, " of ", pending));
+      if (sent > 0) {
+        ASSERT_TRUE(Ok(world_.Send(world_.a(), sent)));
+      }
+      ASSERT_TRUE(Ok(world_.Feed(world_.b())));
+      before.merge(ContentsOf(world_.b().lower_path()));  // who changes it has seen it
+    }
+    Write(world_.b(), 1 + random_.Below(40));
     const auto alone = ContentsOf(world_.a().lower_path());
     int busy = static_cast<int>(hazards_.busy_source ? random_.Below(3) : 0);
     world_.after_table() = [&, busy]() mutable {
@@ -70,9 +82,14 @@ class Scenario {
         ASSERT_TRUE(Ok(world_.Push(world_.b())));
       }
     };
+    history_.push_back("a: comes back");
     if (hazards_.crashes) {
       Crash();
     } else {
+      if (hazards_.trimmed) {
+        ASSERT_TRUE(Ok(world_.Push(world_.b())));
+        ASSERT_TRUE(Ok(world_.ReplaceHistory()));
+      }
       ASSERT_TRUE(Ok(world_.Reconnect()));
     }
     world_.after_table() = nullptr;
@@ -96,12 +113,16 @@ class Scenario {
   void Crash() {
     TestNode& a = world_.a();
     ASSERT_TRUE(Ok(world_.Push(world_.b())));
+    const Seq needed = world_.b().replica().cursor();
     for (int crash = 0;; ++crash) {
       int left = crash > 20 ? 1 << 20 : static_cast<int>(random_.Below(60));
       a.before_commit() = [&a, &left] {
         if (left-- == 0) a.commit_failure() = absl::UnavailableError("crashed");
       };
       absl::Status status = world_.Resume();
+      if (status.ok() && hazards_.trimmed && a.replica().cursor() < needed) {
+        status = world_.ReplaceHistory();
+      }
       if (status.ok()) status = world_.Feed(a);
       a.before_commit() = nullptr;
       if (a.commit_failure().ok()) {
@@ -162,6 +183,10 @@ TEST(ReconcileRandomTest, CrashesAtAnyStep) { RunSeeds({.crashes = true}); }
 TEST(ReconcileRandomTest, TheSourceWritesOn) { RunSeeds({.busy_source = true}); }
 TEST(ReconcileRandomTest, CrashesWhileTheSourceWritesOn) {
   RunSeeds({.crashes = true, .busy_source = true});
+}
+TEST(ReconcileRandomTest, TheJournalDoesNotReachBack) { RunSeeds({.trimmed = true}); }
+TEST(ReconcileRandomTest, CrashesWhereTheJournalDoesNotReachBack) {
+  RunSeeds({.crashes = true, .trimmed = true});
 }
 
 }  // namespace

@@ -586,6 +586,120 @@ TEST_F(ReconcileTest, SettledThoughNothingIsSent) {
   EXPECT_EQ(Read("d/f"), "goes on");
 }
 
+// ---- the journal does not reach back to the cursor ----------------------------------------------
+
+TEST_F(ReconcileTest, AStateInPlaceOfTheEntriesMissed) {
+  File(a(), "f", "old");
+  File(a(), "gone", "old");
+  CutOff();
+  File(a(), "mine", "made alone");
+  a().Write("f", 0, "from a");
+  b().Write("f", 0, "from b");
+  b().Unlink("gone");
+  b().Mkdir("d", 0755);
+  File(b(), "d/new", "new");
+  ASSERT_TRUE(world_.Push(b()).ok());
+  const absl::Status status = world_.ReplaceHistory();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(a().replica().cursor(), b().replica().cursor());
+  Reconnect();
+  EXPECT_THAT(Names(), UnorderedElementsAre("d", "f", "f.conflict-node3-N", "mine"));
+  EXPECT_EQ(Read("mine"), "made alone");
+  EXPECT_EQ(Read(Copy("", "f")), "from a");
+}
+
+// Its answer was lost, and the entries that would have told of it are trimmed.
+TEST_F(ReconcileTest, WhatTheJournalHasIsNotReplayed) {
+  File(a(), "f", "old");
+  File(a(), "h", "old");
+  CutOff();
+  File(a(), "sent", "sent");   // two records
+  a().Rename("h", "renamed");  // the third
+  ASSERT_TRUE(a().replica().CutAll().ok());
+  a().Write("sent", 0, "again");  // not sent
+  a().Write("renamed", 0, "mine");
+  ASSERT_TRUE(a().replica().CutAll().ok());
+  ASSERT_EQ(a().replica().pending_records(), 5u);
+  ASSERT_TRUE(world_.Send(a(), 3).ok());
+  ASSERT_TRUE(world_.Feed(b()).ok());
+  EXPECT_EQ(Read("sent"), "sent");
+  b().Write("f", 0, "from b");
+  b().Write("renamed", 0, "theirs");
+  ASSERT_TRUE(world_.Push(b()).ok());
+  const absl::Status status = world_.ReplaceHistory();
+  ASSERT_TRUE(status.ok()) << status;
+  Reconnect();
+  EXPECT_THAT(Names(), UnorderedElementsAre("f", "sent", "renamed", "renamed.conflict-node3-N"));
+  EXPECT_THAT(world_.conflicts(), ElementsAre("update/update"));
+  EXPECT_EQ(Read("sent"), "again");
+  EXPECT_EQ(Read(Copy("", "renamed")), "mine");
+  // And it goes on from there.
+  File(a(), "next", "next");
+  Reconnect();
+}
+
+TEST_F(ReconcileTest, WhatReachesTheJournalWhileTheStateIsFetched) {
+  File(a(), "f", "old");
+  CutOff();
+  File(a(), "late", "late");
+  b().Write("f", 0, "from b");
+  ASSERT_TRUE(world_.Push(b()).ok());
+  ASSERT_TRUE(a().replica().CutAll().ok());
+  int tables = 0;
+  world_.after_table() = [&] {
+    if (++tables > 1) return;
+    ASSERT_TRUE(world_.Send(a(), 1).ok());
+    ASSERT_TRUE(world_.Feed(b()).ok());
+  };
+  const absl::Status status = world_.ReplaceHistory();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(tables, 2);
+  Reconnect();
+  EXPECT_THAT(Names(), UnorderedElementsAre("f", "late"));
+  EXPECT_EQ(Read("late"), "late");
+  EXPECT_THAT(world_.conflicts(), IsEmpty());
+}
+
+// A node that never wrote has no record to mark its queue with; a restart goes on all the same.
+TEST_F(ReconcileTest, AReaderThatDiesWhileItGetsTheState) {
+  File(b(), "f", "content");
+  CutOff();
+  ASSERT_EQ(a().replica().last_origin_seq(), 0u);
+  b().Write("f", 0, "changed");
+  File(b(), "g", "new");
+  ASSERT_TRUE(world_.Push(b()).ok());
+  int commits = 0;
+  a().before_commit() = [&] {
+    if (++commits == 3) a().commit_failure() = absl::UnavailableError("crashed");
+  };
+  EXPECT_FALSE(world_.ReplaceHistory().ok());
+  a().before_commit() = nullptr;
+  a().commit_failure() = absl::OkStatus();
+  a().Reopen();
+  EXPECT_NE(a().replica().replay_through(), 0u);
+  ASSERT_TRUE(world_.Resume().ok());
+  EXPECT_EQ(a().replica().cursor(), b().replica().cursor());
+  File(a(), "mine", "first record");
+  Reconnect();
+  EXPECT_THAT(Names(), UnorderedElementsAre("f", "g", "mine"));
+}
+
+TEST_F(ReconcileTest, AnOldImageIsNoticed) {
+  CutOff();
+  File(a(), "f", "sent");
+  ASSERT_TRUE(a().replica().CutAll().ok());
+  ASSERT_TRUE(world_.Send(a(), 2).ok());
+  TestNode restored(3);  // as it was before, and something else made since
+  File(restored, "other", "kept");
+  ASSERT_EQ(restored.Chmod("other", 0600), 0);
+  const absl::Status status =
+      world_.resolver().Resolve(Seq(1), absl::OutOfRangeError("trimmed"), restored.replica());
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_NE(std::string(status.message()).find("old image"), std::string::npos) << status;
+  EXPECT_EQ(restored.replica().pending_records(), 3u);
+  EXPECT_TRUE(std::filesystem::exists(restored.Path("other")));
+}
+
 // ---- around the reconciliation -----------------------------------------------------------------
 
 TEST_F(ReconcileTest, TwiceTheSameFile) {

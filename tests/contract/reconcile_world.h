@@ -26,6 +26,10 @@ class ReconcileWorld {
   absl::Status Push(TestNode& node);
   // What the journal has is applied; a conflict on A is resolved.
   absl::Status Feed(TestNode& node);
+  // So many of the node's records go to the journal, and nobody hears of it.
+  absl::Status Send(TestNode& node, size_t records);
+  // The journal no longer reaches back to A's cursor.
+  absl::Status ReplaceHistory();
   // Both have everything; then A goes on alone (epoch 0).
   absl::Status CutOff();
   // A gets what it missed and sends what it made; B gets that.
@@ -42,7 +46,7 @@ class ReconcileWorld {
   sidecar::ConflictResolver& resolver() { return resolver_; }
 
  private:
-  friend class ReplicaState;
+  std::unique_ptr<sidecar::ServerState> MakeState();
   absl::Status Append(TestNode& node, std::vector<record::v1::Entry> entries);
 
   const TempDir dir_;

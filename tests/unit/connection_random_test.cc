@@ -124,6 +124,7 @@ class World {
       const uint64_t stale = std::exchange(append_epoch_, 0);
       return Feed(input::StaleEpoch{Epoch(stale)});
     }
+    if (!calm_ && Chance(3)) return Feed(input::Diverged{});  // refused
     const uint64_t count = 1 + Pick(last_origin_ - confirmed_);
     confirmed_ += count;
     head_ += count;
@@ -153,6 +154,7 @@ class World {
   }
 
   void Feed(const Input& input) {
+    if (std::holds_alternative<input::Reconciled>(input)) reconciling_ = false;
     for (const Action& action : connection_.Step(input, now_)) {
       std::visit([this](const auto& a) { Do(a); }, action);
     }
@@ -165,6 +167,7 @@ class World {
   void Do(const action::Acquire&) {
     EXPECT_FALSE(acquiring_) << "two at once" << Where();
     EXPECT_FALSE(releasing_) << "asked while giving back" << Where();
+    EXPECT_FALSE(reconciling_) << Where();
     acquiring_ = true;
     const Monotonic asked_at = now_;
     if (!token_up_) {
@@ -239,6 +242,7 @@ class World {
     Later(input::Flushed{});
   }
   void Do(const action::StartAppend& a) {
+    EXPECT_FALSE(reconciling_) << Where();
     EXPECT_GE(cursor_, grant_head_) << "appended before what others wrote was applied" << Where();
     append_epoch_ = held_epoch_ = a.epoch.value();
   }
@@ -249,6 +253,11 @@ class World {
   }
   void Do(const action::RestartForward&) { stream_up_ = false; }
   void Do(const action::JoinGranted&) { ADD_FAILURE(); }
+  void Do(const action::Reconcile&) {
+    EXPECT_EQ(append_epoch_, 0u) << Where();
+    reconciling_ = true;
+    Later(input::Reconciled{});
+  }
   void Do(const action::Stopped&) { ADD_FAILURE(); }
 
   bool Settled() const {
@@ -273,6 +282,7 @@ class World {
   ServerToken server_;
   std::vector<Answer> answers_;
   bool acquiring_ = false, releasing_ = false;
+  bool reconciling_ = false;
   bool stream_up_ = false;
   uint64_t head_ = 0, cursor_ = 0, grant_head_ = 0;
   uint64_t last_origin_ = 0, confirmed_ = 0;

@@ -73,6 +73,43 @@ class Driver {
   std::vector<Action> actions;
 };
 
+TEST(ConnectionTest, NothingIsAppendedWhileRecordsAreReconciled) {
+  Driver d;
+  d.Connect().Hold(5);
+  d.In(input::LocalRecords{1});
+  d.In(input::Diverged{});  // refused
+  EXPECT_TRUE(d.Did<action::StopAppend>());
+  EXPECT_TRUE(d.Did<action::Reconcile>());
+  EXPECT_TRUE(d.Did<action::CloseGate>());
+  EXPECT_EQ(d.connection.token(), Token::kNone);
+  EXPECT_EQ(d.connection.phase(), Phase::kReconnecting);
+  d.Quiet(1);
+  d.After(absl::Seconds(1)).Heard(0);
+  EXPECT_FALSE(d.Did<action::Acquire>());
+  // A grant that was under way is of no use now.
+  d.Granted(6, 0);
+  EXPECT_FALSE(d.Did<action::StartAppend>());
+  EXPECT_EQ(d.connection.token(), Token::kNone);
+  d.In(input::Reconciled{});
+  EXPECT_TRUE(d.Did<action::Acquire>());
+  d.Granted(6, 0);
+  EXPECT_TRUE(d.Did<action::StartAppend>());
+}
+
+TEST(ConnectionTest, ReconcilingIsNotConnected) {
+  Driver d;
+  d.Connect();
+  d.In(input::Diverged{});
+  EXPECT_TRUE(d.Did<action::Reconcile>());
+  EXPECT_EQ(d.connection.phase(), Phase::kReconnecting);
+  d.In(input::WritersWaiting{}).Heard(0);
+  EXPECT_FALSE(d.Did<action::Acquire>());
+  EXPECT_EQ(d.connection.phase(), Phase::kReconnecting);
+  d.In(input::Reconciled{});
+  EXPECT_EQ(d.connection.phase(), Phase::kConnected);
+  EXPECT_TRUE(d.Did<action::Acquire>());
+}
+
 TEST(ConnectionTest, FirstWriterGetsTheToken) {
   Driver d;
   d.Connect();

@@ -16,7 +16,7 @@ constexpr absl::Duration kDrainLook = absl::Milliseconds(500);
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(5);
 
-// Another attempt may go better. What the source sends is not believed, so DATA_LOSS is one too.
+// Another attempt may go better.
 bool IsPassing(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
          absl::IsDeadlineExceeded(status) || absl::IsAborted(status) || absl::IsCancelled(status) ||
@@ -25,17 +25,16 @@ bool IsPassing(const absl::Status& status) {
 
 }  // namespace
 
-absl::Status KeepBoth::Resolve(const record::v1::Entry& entry, const absl::Status& conflict,
-                               Replica& replica) {
+absl::Status KeepBoth::Resolve(Seq at_least, const absl::Status& why, Replica& replica) {
   log::Info("reconciling", {{"collection", replica.options().collection.str()},
-                            {"seq", absl::StrCat(entry.seq())},
-                            {"reason", std::string(conflict.message())}});
+                            {"at_least", absl::StrCat(at_least.value())},
+                            {"reason", std::string(why.message())}});
   auto store = ConflictStore::Open(options_.store_dir);
   if (!store.ok()) return store.status();
   replica.gate().Pause();
   absl::Status status = Drain(replica);
   if (status.ok()) status = Queue(replica, **store);
-  if (status.ok()) status = Finish(replica, **store, Seq(entry.seq()));
+  if (status.ok()) status = Finish(replica, **store, at_least);
   if (status.ok()) replica.gate().Unpause();
   return status;
 }
@@ -63,6 +62,8 @@ absl::Status KeepBoth::Queue(Replica& replica, ConflictStore& store) {
   storage::v1::ReplicaRow state = replica.state();
   if (state.replay_through() != 0) return absl::OkStatus();
   if (absl::Status status = store.DropLocalVersions(); !status.ok()) return status;
+  // 0 would say that nothing waits. The journal takes numbers that are left out for no gap.
+  if (state.last_origin_seq() == 0) state.set_last_origin_seq(1);
   state.set_replay_through(state.last_origin_seq());
   state.set_first_replayed(state.last_origin_seq() + 1);
   state.set_reset_done(false);
@@ -80,6 +81,8 @@ absl::Status KeepBoth::Finish(Replica& replica, ConflictStore& store, Seq at_lea
     if (!replica.db().State().reset_done()) {
       std::unique_ptr<ServerState> server = options_.server();
       status = Reset(replica, store, *server).Run(at_least, options_.presto);
+      // What the source sends is not believed: another one may send it better.
+      if (absl::IsDataLoss(status)) status = absl::UnavailableError(status.message());
     }
     if (status.ok()) {
       Replayer replayer(replica, store, options_.conflict);

@@ -39,10 +39,9 @@ class KeepBoth final : public ConflictResolver {
   };
   explicit KeepBoth(Options options) : options_(std::move(options)) {}
 
-  // OK: the conflict is resolved, `entry` is in the tree. CANCELLED: `wait` said so; the gate stays
-  // paused, and a restart resumes. Other errors are for good.
-  absl::Status Resolve(const record::v1::Entry& entry, const absl::Status& conflict,
-                       Replica& replica) override;
+  // CANCELLED: `wait` said so; the gate stays paused, and a restart resumes. Other errors are for
+  // good.
+  absl::Status Resolve(Seq at_least, const absl::Status& why, Replica& replica) override;
   // Ends what a stop or a crash broke off. Before anything is applied or appended.
   absl::Status Resume(Replica& replica) override;
 

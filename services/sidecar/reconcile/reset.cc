@@ -61,7 +61,8 @@ mode_t TypeOf(record::v1::ObjectKind kind) {
 
 absl::Status Reset::Run(Seq at_least, Presto* presto) {
   presto_ = presto;
-  absl::Status status = FetchTable(at_least);
+  absl::Status status = FetchOwn();
+  if (status.ok()) status = FetchTable(std::max(at_least, own_.last_seq));
   if (status.ok()) status = ReadQueue();
   if (status.ok()) status = KeepLocalVersions();
   if (status.ok()) {
@@ -79,6 +80,30 @@ absl::Status Reset::Run(Seq at_least, Presto* presto) {
   if (status.ok()) status = SetTimes();
   if (status.ok()) status = Commit();
   return status;
+}
+
+absl::Status Reset::FetchOwn() {
+  absl::StatusOr<OwnRecords> own = server_.Own(replica_.options().ordinal);
+  if (!own.ok()) return own.status();
+  own_ = *std::move(own);
+  absl::MutexLock lock(&replica_.update_lock());
+  const storage::v1::ReplicaRow state = replica_.state();
+  const uint64_t last = own_.last_origin_seq;
+  if (last < state.confirmed_origin_seq()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the journal ends at record ", last, " of this node, and had confirmed ",
+                     state.confirmed_origin_seq(), ": it was restored from an old image"));
+  }
+  if (last == state.confirmed_origin_seq()) return absl::OkStatus();
+  const auto local = replica_.db().ReadLocal(last - 1, 1, 1);
+  if (last > state.last_origin_seq() || local.empty() || local[0].first != last ||
+      Xxh3(local[0].second.record()) != own_.last_xxh3) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the journal has a record ", last, " of this node that its database does not have: the ",
+        "database was restored from an old image. Stop the sidecar, remove the file `instance` ",
+        "of its data_dir, start it: it joins as a new incarnation"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Reset::FetchTable(Seq at_least) {
@@ -110,7 +135,7 @@ absl::Status Reset::ReadQueue() {
   // Rows of a reset that was begun before say nothing about what was here.
   const bool complete = db.Note(kFormersNote).has_value();
   std::set<uint64_t> noted;
-  for (uint64_t after = 0;;) {
+  for (uint64_t after = own_.last_origin_seq;;) {
     const auto entries = db.ReadLocal(after, 100, 4 << 20);
     if (entries.empty() || entries[0].first > through) break;
     for (const auto& [origin_seq, entry] : entries) {
@@ -506,6 +531,12 @@ absl::Status Reset::RemoveStaging() {
 absl::Status Reset::Commit() {
   absl::StatusOr<Seq> head = server_.Head();
   if (!head.ok()) return head.status();
+  // What this node sent last may have been under way when it was asked first.
+  absl::StatusOr<OwnRecords> own = server_.Own(replica_.options().ordinal);
+  if (!own.ok()) return own.status();
+  if (own->last_origin_seq != own_.last_origin_seq) {
+    return absl::UnavailableError("records of this node have reached the journal meanwhile");
+  }
   if (syncfs(replica_.lower().root_fd()) != 0) return Failed("syncfs");
   absl::MutexLock lock(&replica_.update_lock());
   storage::v1::ReplicaRow state = replica_.state();
@@ -514,6 +545,10 @@ absl::Status Reset::Commit() {
   state.set_redo_until_seq(fetch_.empty() || head->value() <= header_.seq() ? 0 : head->value());
   state.set_reset_done(true);
   auto batch = replica_.mutable_db().NewBatch();
+  if (own_.last_origin_seq > state.confirmed_origin_seq()) {
+    batch->DropLocalThrough(own_.last_origin_seq);
+    state.set_confirmed_origin_seq(own_.last_origin_seq);
+  }
   batch->PutState(state);
   if (absl::Status status = replica_.mutable_db().Commit(std::move(batch), true); !status.ok()) {
     return status;

@@ -30,8 +30,11 @@ class Reset {
   Reset(Replica& replica, ConflictStore& store, ServerState& server)
       : replica_(replica), store_(store), server_(server) {}
 
-  // `at_least`: a state before it is refused with UNAVAILABLE (the source is behind; try again).
-  // RESOURCE_EXHAUSTED: disk full; try again. On success the state row says reset_done.
+  // Nothing of this node is on its way to the journal. `at_least`: a state before it is refused
+  // with UNAVAILABLE (the source is behind; try again). RESOURCE_EXHAUSTED: disk full; try again.
+  // FAILED_PRECONDITION: the journal has other records of this node than this database; nothing
+  // was changed. On success the state row says reset_done, and what the journal has already is no
+  // longer in the queue.
   absl::Status Run(Seq at_least, Presto* presto);
 
  private:
@@ -44,6 +47,8 @@ class Reset {
     bool shifts = false;  // bytes moved within the file
   };
 
+  // Which of the queue's records the journal has: they are in the server's state.
+  absl::Status FetchOwn();
   absl::Status FetchTable(Seq at_least);
   // Reads the queue: which versions its records started from, which rows objects had.
   absl::Status ReadQueue();
@@ -69,6 +74,7 @@ class Reset {
   ServerState& server_;
   Presto* presto_ = nullptr;
 
+  OwnRecords own_;
   forwarder::v1::TableHeader header_;
   std::vector<Object> table_;         // parents before children
   std::map<uint64_t, size_t> by_id_;  // into table_

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "intermezzo/forwarder/v1/forwarder.pb.h"
 #include "services/common/types/numbers.h"
+#include "services/sidecar/snapshot/own_records.h"
 
 namespace intermezzo::sidecar {
 
@@ -22,6 +23,8 @@ class ServerState {
       const std::vector<ObjectId>& objects,
       const std::function<absl::Status(const forwarder::v1::Chunk&)>& chunk,
       const std::function<absl::Status(const forwarder::v1::ObjectEnd&)>& end) = 0;
+  // What the journal has of this node's records, on disk.
+  virtual absl::StatusOr<OwnRecords> Own(Ordinal ordinal) = 0;
   // The journal's last seq, asked after content was fetched: no fetched byte is newer.
   virtual absl::StatusOr<Seq> Head() = 0;
 };

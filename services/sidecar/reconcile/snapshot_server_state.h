@@ -20,6 +20,7 @@ class SnapshotServerState final : public ServerState {
       const std::vector<ObjectId>& objects,
       const std::function<absl::Status(const forwarder::v1::Chunk&)>& chunk,
       const std::function<absl::Status(const forwarder::v1::ObjectEnd&)>& end) override;
+  absl::StatusOr<OwnRecords> Own(Ordinal ordinal) override { return server_.Own(ordinal); }
   absl::StatusOr<Seq> Head() override;
 
  private:

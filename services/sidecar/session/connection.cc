@@ -222,6 +222,18 @@ void Connection::On(const input::Quiet& in) {
   if (!gate_open_ && in.generation == generation_) quiet_ = true;
 }
 
+void Connection::On(const input::Diverged&) {
+  reconciling_ = true;
+  if (phase_ == Phase::kConnected) phase_ = Phase::kReconnecting;
+  StopAppend();
+  Do(action::Reconcile{});
+}
+
+void Connection::On(const input::Reconciled&) {
+  reconciling_ = false;
+  retry_at_ = now_;
+}
+
 void Connection::On(const input::Broken& in) { Fail(in.status); }
 
 void Connection::On(const input::Stop&) { stopping_ = true; }
@@ -246,6 +258,7 @@ void Connection::Advance() {
     return;
   }
   AdvanceLease();
+  AdvanceReconciling();
   if (stopping_) return AdvanceStopping();
   AdvanceReach();
   switch (phase_) {
@@ -278,6 +291,16 @@ void Connection::AdvanceLease() {
   if (!renewing_ && now_ >= renew_at_) {
     renewing_ = true;
     Do(action::Renew{epoch_});
+  }
+}
+
+void Connection::AdvanceReconciling() {
+  if (!reconciling_) return;
+  if (token_ == Token::kAcquiring) {
+    token_ = Token::kNone;
+    Do(action::CancelAcquire{});
+  } else if (holds() || token_ == Token::kGranted) {
+    LoseToken();
   }
 }
 
@@ -324,7 +347,7 @@ void Connection::AdvanceJoining() {
 void Connection::AdvanceReconnecting() {
   switch (token_) {
     case Token::kNone:
-      if (!caught_up()) break;
+      if (reconciling_ || !caught_up()) break;
       if (pending()) {
         // With the gate open (written without a token) it stays open until the grant is there.
         if (gate_open_ || quiet_) TryAcquire();
@@ -459,7 +482,7 @@ void Connection::Do(Action action) {
 }
 
 void Connection::TryAcquire() {
-  if (now_ < retry_at_) return;
+  if (reconciling_ || now_ < retry_at_) return;
   token_ = Token::kAcquiring;
   Do(action::Acquire{options_.token_wait});
 }

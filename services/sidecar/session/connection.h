@@ -15,6 +15,10 @@
 // - Coming back: first everything missed is applied while local writes go on; then the token is
 //   asked for, the gate closes for the moment between grant and head, and what is pending is
 //   appended under the grant.
+// - While local records are reconciled with the server's state nothing is appended, and the token
+// is
+//   neither asked for nor kept: others need not wait for this node. What the journal lacks of a
+//   grant's records would not come under it, so it is left to its lease.
 // - A writer waits for the token at most `token_wait` and then gets EIO (as a soft NFS mount does:
 //   its update was not done; EAGAIN would make programs spin on a file that poll(2) calls ready).
 //   EAGAIN is for a sidecar that stops: another one takes over soon.
@@ -104,7 +108,11 @@ struct Quiet {
   uint64_t generation = 0;
   uint64_t last_origin_seq = 0;
 };
-// Something broke for good: a conflict nobody resolves, a database that fails.
+// Local records that wait cannot go to the journal as they are. Answered by Reconcile.
+struct Diverged {};
+// What waits now was made on the server's state.
+struct Reconciled {};
+// Something broke for good: a conflict that nothing resolves, a database that fails.
 struct Broken {
   absl::Status status;
 };
@@ -117,7 +125,8 @@ using Input =
                  input::WritersWaiting, input::Granted, input::AcquireFailed, input::Recalled,
                  input::RenewOk, input::RenewFailed, input::ReleaseDone, input::StaleEpoch,
                  input::StreamDown, input::HeadSeen, input::CursorMoved, input::JournalConfirmed,
-                 input::LocalRecords, input::Flushed, input::Quiet, input::Broken, input::Stop>;
+                 input::LocalRecords, input::Flushed, input::Quiet, input::Diverged,
+                 input::Reconciled, input::Broken, input::Stop>;
 
 namespace action {
 // Answered by Granted or AcquireFailed.
@@ -176,6 +185,10 @@ struct JoinGranted {
   Seq head;
   friend bool operator==(const JoinGranted&, const JoinGranted&) = default;
 };
+// Nothing is appended from now until Reconciled.
+struct Reconcile {
+  friend bool operator==(const Reconcile&, const Reconcile&) = default;
+};
 // Stop is complete.
 struct Stopped {
   friend bool operator==(const Stopped&, const Stopped&) = default;
@@ -186,7 +199,7 @@ using Action =
     std::variant<action::Acquire, action::CancelAcquire, action::Renew, action::Release,
                  action::OpenGate, action::CloseGate, action::Quiesce, action::FlushMappings,
                  action::StartAppend, action::StopAppend, action::FailParked,
-                 action::RestartForward, action::JoinGranted, action::Stopped>;
+                 action::RestartForward, action::JoinGranted, action::Reconcile, action::Stopped>;
 
 class Connection {
  public:
@@ -250,6 +263,8 @@ class Connection {
   void On(const input::LocalRecords&);
   void On(const input::Flushed&);
   void On(const input::Quiet&);
+  void On(const input::Diverged&);
+  void On(const input::Reconciled&);
   void On(const input::Broken&);
   void On(const input::Stop&);
 
@@ -257,6 +272,7 @@ class Connection {
   void Advance();
   void AdvanceLease();
   void AdvanceReach();
+  void AdvanceReconciling();
   void AdvanceJoining();
   void AdvanceReconnecting();
   void AdvanceConnected();
@@ -292,6 +308,7 @@ class Connection {
 
   Phase phase_ = Phase::kJoining;
   bool stopping_ = false;
+  bool reconciling_ = false;
   bool join_wants_token_ = false;
   bool join_allows_recall_ = false;
   absl::Status error_;

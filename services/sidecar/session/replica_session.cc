@@ -197,7 +197,11 @@ void ReplicaSession::Step(const Input& input) {
 }
 
 void ReplicaSession::Publish() {
-  const Connection::Phase phase = connection_.phase();
+  Connection::Phase phase = connection_.phase();
+  if (resolving_.load() && phase != Connection::Phase::kFailed &&
+      phase != Connection::Phase::kStopped) {
+    phase = Connection::Phase::kReconnecting;  // whatever else it cannot do now
+  }
   {
     absl::MutexLock lock(&mu_);
     status_.phase = phase;
@@ -300,6 +304,11 @@ void ReplicaSession::Do(const action::JoinGranted& a) {
   join_granted_ = a.head;
 }
 
+void ReplicaSession::Do(const action::Reconcile&) {
+  absl::MutexLock lock(&mu_);
+  append_stopped_ = true;
+}
+
 void ReplicaSession::Do(const action::Stopped&) {
   absl::MutexLock lock(&mu_);
   stopped_ = true;
@@ -317,9 +326,20 @@ void ReplicaSession::Confirmed(uint64_t origin_seq) {
 
 void ReplicaSession::Refused(Epoch epoch, absl::Status status) {
   if (absl::IsFailedPrecondition(status)) return Post(input::StaleEpoch{epoch});
-  if (absl::IsAborted(status)) CountConflict("refused by the journal");
-  Post(input::Broken{absl::Status(
-      status.code(), absl::StrCat("the journal refuses local records: ", status.message()))});
+  status = absl::Status(status.code(),
+                        absl::StrCat("the journal refuses local records: ", status.message()));
+  bool reconcile = false;
+  if (absl::IsAborted(status)) {
+    absl::MutexLock lock(&mu_);
+    // Once more on the same state would come to the same.
+    reconcile = status_.phase != Connection::Phase::kJoining &&
+                reconciled_ != std::pair(replica_.cursor(), confirmed_.load());
+    if (reconcile) refusal_ = status;
+  }
+  if (!reconcile) return Post(input::Broken{std::move(status)});
+  log::Warning("a conflict", {{"collection", replica_.options().collection.str()},
+                              {"error", std::string(status.message())}});
+  Post(input::Diverged{});  // the forward thread reconciles when it hears of the server
 }
 
 // ---- forward -----------------------------------------------------------------------------------
@@ -344,6 +364,14 @@ absl::Status ReplicaSession::OnEntries(const forwarder::v1::Entries& entries,
     metrics_->Contact(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch()));
   }
   if (attentive_.load()) Wake();
+  std::optional<absl::Status> refusal;
+  {
+    absl::MutexLock lock(&mu_);
+    refusal = refusal_;
+  }
+  if (refusal) {
+    if (absl::Status status = Reconcile(replica_.cursor(), *refusal); !status.ok()) return status;
+  }
   Monotonic acked_at = BootTime();
   for (const record::v1::Entry& entry : entries.entries()) {
     if (absl::Status status = ApplyOne(entry, ack); !status.ok()) return status;
@@ -400,15 +428,8 @@ absl::Status ReplicaSession::ApplyOne(const record::v1::Entry& entry,
       continue;
     }
     if (absl::IsAborted(status)) {
-      resolving_ = true;
-      absl::Status resolved = resolver_.Resolve(entry, status, replica_);
-      resolving_ = false;
-      heard_at_ns_ = absl::ToInt64Nanoseconds(BootTime());
-      if (resolved.ok()) continue;
-      if (cancelled_.load()) return resolved;
-      CountConflict("unresolved");
-      Post(input::Broken{resolved});
-      return resolved;
+      if (absl::Status failed = Reconcile(Seq(entry.seq()), status); !failed.ok()) return failed;
+      continue;
     }
     if (absl::IsOutOfRange(status)) return status;  // asked for anew from the cursor
     if (absl::IsDataLoss(status) && ++data_losses_ < kMaxDataLosses) return status;
@@ -418,18 +439,50 @@ absl::Status ReplicaSession::ApplyOne(const record::v1::Entry& entry,
   }
 }
 
-void ReplicaSession::OnNeedsSnapshot(Seq first_seq) {
-  if (rejoin_asked_.exchange(true)) return;
-  const std::string why = absl::StrCat("the journal begins at seq ", first_seq.value(),
-                                       ", this replica is at ", replica_.cursor().value());
-  if (!hooks_.rejoin || replica_.pending_records() > 0) {
-    Post(input::Broken{absl::FailedPreconditionError(
-        absl::StrCat(why, ", and has ", replica_.pending_records(), " records of its own"))});
-    return;
+absl::Status ReplicaSession::Reconcile(Seq at_least, const absl::Status& why) {
+  // What is being appended could be in the server's state and be replayed as well.
+  {
+    absl::MutexLock lock(&mu_);
+    append_stopped_ = false;
   }
-  log::Warning("a snapshot is needed",
-               {{"collection", replica_.options().collection.str()}, {"reason", why}});
-  hooks_.rejoin();
+  Post(input::Diverged{});
+  {
+    auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return append_stopped_ || cancelled_.load();
+    };
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&stopped));
+    if (cancelled_.load()) return absl::CancelledError("the session stops");
+    refusal_.reset();
+  }
+  resolving_ = true;
+  Wake();
+  const absl::Status resolved = resolver_.Resolve(at_least, why, replica_);
+  resolving_ = false;
+  heard_at_ns_ = absl::ToInt64Nanoseconds(BootTime());
+  if (resolved.ok()) {
+    {
+      absl::MutexLock lock(&mu_);
+      reconciled_ = {replica_.cursor(), confirmed_.load()};
+    }
+    Post(input::Reconciled{});
+  } else if (!cancelled_.load()) {
+    CountConflict("unresolved");
+    Post(input::Broken{resolved});
+  }
+  return resolved;
+}
+
+void ReplicaSession::OnNeedsSnapshot(Seq first_seq) {
+  if (cancelled_.load()) return;
+  const absl::Status why =
+      absl::OutOfRangeError(absl::StrCat("the journal begins at seq ", first_seq.value(),
+                                         ", this replica is at ", replica_.cursor().value()));
+  log::Warning("a snapshot is needed", {{"collection", replica_.options().collection.str()},
+                                        {"reason", std::string(why.message())}});
+  // This stream has nothing more to say; the next one begins at the new cursor.
+  const Seq before_first(first_seq.value() > 0 ? first_seq.value() - 1 : 0);
+  if (Reconcile(before_first, why).ok()) links_.forward->Restart();
 }
 
 void ReplicaSession::OnServe(const std::string& snapshot_session) {
@@ -444,7 +497,7 @@ bool ReplicaSession::OnEnd(const absl::Status& status) {
                                            {"error", std::string(status.message())}});
   }
   absl::MutexLock lock(&mu_);
-  return !shutdown_ && status_.phase != Connection::Phase::kFailed && !rejoin_asked_.load();
+  return !shutdown_ && status_.phase != Connection::Phase::kFailed;
 }
 
 absl::StatusOr<ReplicaSession::OwnPosition> ReplicaSession::WaitOwnApplied(uint64_t origin_seq,
@@ -490,6 +543,7 @@ void ReplicaSession::RunJoin() {
   }
   if (resumes) {
     resolving_ = true;
+    Wake();
     const absl::Status status = resolver_.Resume(replica_);
     resolving_ = false;
     if (cancelled_.load()) return;

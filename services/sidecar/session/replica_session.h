@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -77,8 +78,6 @@ class ReplicaSession final : public AppendStream::Handler,
     std::function<absl::Status(absl::Duration)> flush_mappings;
     // The forwarder orders this replica to serve a snapshot.
     std::function<void(const std::string&)> serve;
-    // The journal no longer has what this replica needs: it has to join anew. Called once.
-    std::function<void()> rejoin;
   };
   struct Status {
     Connection::Phase phase = Connection::Phase::kJoining;
@@ -156,6 +155,9 @@ class ReplicaSession final : public AppendStream::Handler,
   void Step(const Input& input);
   void Publish();
   void RunJoin();
+  // Local records that wait cannot go to the journal as they are: see ConflictResolver. By the
+  // forward thread. An error ends the stream.
+  absl::Status Reconcile(Seq at_least, const absl::Status& why);
   absl::Status ApplyOne(const record::v1::Entry& entry, const std::function<void(Seq)>& ack);
 
   void Do(const action::Acquire&);
@@ -171,6 +173,7 @@ class ReplicaSession final : public AppendStream::Handler,
   void Do(const action::FailParked&);
   void Do(const action::RestartForward&);
   void Do(const action::JoinGranted&);
+  void Do(const action::Reconcile&);
   void Do(const action::Stopped&);
 
   // Constant after construction or Start.
@@ -194,7 +197,6 @@ class ReplicaSession final : public AppendStream::Handler,
   std::atomic<uint64_t> gate_generation_{0};
   std::atomic<uint64_t> conflicts_{0};
   std::atomic<bool> resolving_{false};
-  std::atomic<bool> rejoin_asked_{false};
 
   // The loop's own.
   Connection connection_;
@@ -215,6 +217,10 @@ class ReplicaSession final : public AppendStream::Handler,
   Status status_ ABSL_GUARDED_BY(mu_);
   absl::Status hindrance_ ABSL_GUARDED_BY(mu_);  // why joining or resolving waits
   std::optional<Seq> join_granted_ ABSL_GUARDED_BY(mu_);
+  std::optional<absl::Status> refusal_ ABSL_GUARDED_BY(mu_);  // of a record, to be reconciled
+  bool append_stopped_ ABSL_GUARDED_BY(mu_) = false;          // since Diverged was posted
+  // How it stood after the last reconciliation: cursor and what the journal had confirmed.
+  std::optional<std::pair<Seq, uint64_t>> reconciled_ ABSL_GUARDED_BY(mu_);
   uint64_t own_applied_ ABSL_GUARDED_BY(mu_) = 0;  // last own origin seq that came back
   OwnPosition own_position_ ABSL_GUARDED_BY(mu_);  // of that one
   std::map<uint64_t, std::vector<OwnPosition*>> own_waiters_ ABSL_GUARDED_BY(mu_);

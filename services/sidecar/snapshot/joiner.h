@@ -17,6 +17,7 @@
 #include "intermezzo/forwarder/v1/forwarder.pb.h"
 #include "services/sidecar/replica/replica.h"
 #include "services/sidecar/session/replica_session.h"
+#include "services/sidecar/snapshot/own_records.h"
 
 namespace intermezzo::sidecar {
 
@@ -38,6 +39,8 @@ class JoinServer {
   };
   virtual ~JoinServer() = default;
   virtual absl::StatusOr<JournalPosition> Journal() = 0;
+  // What the journal has of this node's records, on disk.
+  virtual absl::StatusOr<OwnRecords> Own(Ordinal ordinal) = 0;
   virtual std::unique_ptr<SnapshotFetch> Fetch() = 0;
   // Ends what is under way, and everything later, with CANCELLED. Any thread.
   virtual void Cancel() = 0;

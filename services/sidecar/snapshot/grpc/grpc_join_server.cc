@@ -107,16 +107,20 @@ class GrpcJoinServer final : public JoinServer {
         node_(std::move(node)) {}
 
   absl::StatusOr<JournalPosition> Journal() override {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kJournalTimeout);
-    if (!calls_->Add(&context)) return absl::CancelledError("joining was cancelled");
-    journal::v1::GetJournalRequest request;
-    request.set_collection(collection_);
-    journal::v1::GetJournalResponse response;
-    const grpc::Status status = journal_->GetJournal(&context, request, &response);
-    calls_->Remove(&context);
-    if (!status.ok()) return FromGrpc(status);
-    return JournalPosition{Seq(response.journal().head_seq()), Seq(response.journal().first_seq())};
+    auto response = GetJournal(Ordinal());
+    if (!response.ok()) return response.status();
+    return JournalPosition{Seq(response->journal().head_seq()),
+                           Seq(response->journal().first_seq())};
+  }
+
+  absl::StatusOr<OwnRecords> Own(Ordinal ordinal) override {
+    auto response = GetJournal(ordinal);
+    if (!response.ok()) return response.status();
+    if (!response->has_origin()) {
+      return absl::FailedPreconditionError("the journal-service is too old: it tells of no origin");
+    }
+    return OwnRecords{response->origin().last_origin_seq(), Seq(response->origin().last_seq()),
+                      response->origin().last_xxh3()};
   }
 
   std::unique_ptr<SnapshotFetch> Fetch() override {
@@ -126,6 +130,20 @@ class GrpcJoinServer final : public JoinServer {
   void Cancel() override { calls_->Cancel(); }
 
  private:
+  absl::StatusOr<journal::v1::GetJournalResponse> GetJournal(Ordinal origin) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kJournalTimeout);
+    if (!calls_->Add(&context)) return absl::CancelledError("joining was cancelled");
+    journal::v1::GetJournalRequest request;
+    request.set_collection(collection_);
+    request.set_origin(static_cast<uint32_t>(origin.value()));
+    journal::v1::GetJournalResponse response;
+    const grpc::Status status = journal_->GetJournal(&context, request, &response);
+    calls_->Remove(&context);
+    if (!status.ok()) return FromGrpc(status);
+    return response;
+  }
+
   const std::unique_ptr<JournalService::Stub> journal_;
   const std::unique_ptr<ForwarderService::Stub> forwarder_;
   const std::string collection_;
