@@ -92,8 +92,11 @@ TEST(SessionReconcileTest, SaysWhyItWaits) {
   ASSERT_TRUE(Eventually([&] { return !a.session().status().error.ok(); }));
   EXPECT_THAT(std::string(a.session().status().error.message()), HasSubstr("no live replica"));
   EXPECT_EQ(a.session().status().phase, Connection::Phase::kReconnecting);
-  EXPECT_TRUE(Eventually(
-      [&] { return Metric(a, "intermezzo_replication_state", "state", "reconnecting") == 1; }));
+  // Also when it hears nothing of the server for longer than `disconnect_after`.
+  EXPECT_FALSE(a.session().WaitFor(
+      [](const auto& status) { return status.phase == Connection::Phase::kDisconnected; },
+      absl::Seconds(1)));
+  EXPECT_EQ(Metric(a, "intermezzo_replication_state", "state", "reconnecting"), 1);
   EXPECT_GT(a.replica().pending_records(), 0u);
   EXPECT_EQ(a.Read("file"), "1a");  // readable meanwhile
   // Nobody waits for it.
