@@ -34,6 +34,8 @@ constexpr absl::Duration kGather = absl::Milliseconds(4);
 constexpr uint64_t kFullBatch = 128;
 // Bytes of one batch: small enough that the journal commits one while the next is on its way.
 constexpr size_t kBatchBytes = 1024 * 1024;
+// A file just made waits so long for its first data, as a rule on its way: both travel together.
+constexpr absl::Duration kFirstDataWithin = absl::Microseconds(500);
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
 
@@ -42,6 +44,13 @@ bool IsRefusal(const absl::Status& status) {
   return absl::IsFailedPrecondition(status) || absl::IsAborted(status) ||
          absl::IsInvalidArgument(status) || absl::IsOutOfRange(status) ||
          absl::IsPermissionDenied(status);
+}
+
+// Whether the record makes a regular file, still empty.
+bool MakesFile(const record::v1::Entry& entry) {
+  record::v1::Record record;
+  return record.ParseFromString(entry.record()) && record.has_create() &&
+         record.create().kind() == record::v1::OBJECT_KIND_FILE;
 }
 
 class GrpcAppendStream final : public AppendStream {
@@ -190,6 +199,7 @@ class GrpcAppendStream final : public AppendStream {
       auto records = replica_.db().ReadLocal(std::max(after, replica_.replay_through()),
                                              kMaxBatchRecords, kBatchBytes);
       if (records.empty()) continue;
+      if (records.size() == 1 && MakesFile(records.front().second) && AwaitMore()) continue;
       request->Clear();
       request->set_collection(collection_);
       request->set_ordinal(ordinal_);
@@ -216,6 +226,12 @@ class GrpcAppendStream final : public AppendStream {
       return shutdown_ || broken_ || !epoch_ || replica_.last_origin_seq() >= sent_ + kFullBatch;
     };
     mu_.AwaitWithDeadline(absl::Condition(&enough), gather_until_);
+  }
+
+  // True where another record came within a moment.
+  bool AwaitMore() {
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&woken_), kFirstDataWithin);
   }
 
   const std::unique_ptr<JournalService::Stub> stub_;
