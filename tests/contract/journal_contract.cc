@@ -2,6 +2,7 @@
 #include "tests/contract/journal_contract.h"
 
 #include <atomic>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 
@@ -283,6 +284,84 @@ TEST_P(JournalContract, TrimsBehindTheSlowestReplica) {
   EXPECT_TRUE(journal_->Read(Seq(11), Everything())->empty());
   ExpectOk(Append({node.Create(kRoot, "more", node.NewObject())}));
   EXPECT_EQ(ReadAll(11).size(), 1u);
+}
+
+// Registered readers get every record whole while it is trimmed right behind them. One that is not
+// registered gets whole records in order until it is too late, and then OUT_OF_RANGE, nothing else.
+TEST_P(JournalContract, TrimmingTakesNothingFromARunningReader) {
+  constexpr uint64_t kRecords = 1500;
+  RecordMaker node(3);
+  const uint64_t file = node.NewObject();
+  ExpectOk(Append({node.Create(kRoot, "a", file)}));
+  while (Head() < kRecords) {
+    std::vector<Record> batch;
+    for (uint64_t i = Head(); i < kRecords && batch.size() < 50; ++i) {
+      batch.push_back(node.Write(file, 0, 200));
+    }
+    ExpectOk(Append(batch));
+  }
+  if (fixture_->durable()) Reopen();  // nothing is cached: the disk is read
+  absl::Mutex mu;
+  std::map<std::string, Seq> applied = {{"fast", Seq(0)}, {"slow", Seq(0)}};
+  auto publish = [&] {
+    std::vector<Cursor> cursors;
+    for (const auto& [reader, seq] : applied) cursors.push_back({reader, seq});
+    EXPECT_TRUE(journal_->SetCursors(std::move(cursors)).ok());
+  };
+  publish();
+  // Reads once from `next` on; what comes is whole and in order.
+  auto read = [&](uint64_t& next, size_t records) {
+    ReadOptions options = Everything();
+    options.max_records = records;
+    auto entries = journal_->Read(Seq(next), options);
+    if (!entries.ok()) return entries.status();
+    for (const EntryPtr& each : *entries) {
+      EXPECT_EQ(each->entry.seq(), next++);
+      EXPECT_EQ(each->payload.size(), each->entry.payload_length());
+    }
+    return absl::OkStatus();
+  };
+  std::atomic<int> running = 2;
+  auto registered = [&](const std::string& name, size_t records) {
+    for (uint64_t next = 1; next <= kRecords;) {
+      const absl::Status status = read(next, records);
+      EXPECT_TRUE(status.ok()) << name << " at " << next << ": " << status;
+      if (!status.ok()) break;
+      absl::MutexLock lock(&mu);
+      applied[name] = Seq(next - 1);
+      publish();
+    }
+    --running;
+  };
+  uint64_t refused = 0;
+  uint64_t trimmed = 0;
+  {
+    std::jthread fast([&] { registered("fast", 40); });
+    std::jthread slow([&] { registered("slow", 25); });
+    std::jthread stranger([&] {
+      while (running > 0) {
+        uint64_t next = journal_->State().first.value();
+        absl::Status status;
+        while (status.ok() && next <= kRecords && running > 0) status = read(next, 10);
+        if (status.ok()) continue;
+        EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << status;
+        ++refused;
+      }
+    });
+    while (running > 0) {
+      clock().Advance(absl::Milliseconds(1));
+      auto count = journal_->Trim();
+      EXPECT_TRUE(count.ok()) << count.status();
+      if (!count.ok()) break;
+      trimmed += *count;
+    }
+  }
+  trimmed += *journal_->Trim();
+  EXPECT_EQ(trimmed, kRecords);
+  EXPECT_EQ(journal_->State().first, Seq(kRecords + 1));
+  uint64_t next = 1;
+  EXPECT_EQ(read(next, 10).code(), absl::StatusCode::kOutOfRange);
+  RecordProperty("refused", static_cast<int>(refused));
 }
 
 TEST_P(JournalContract, RetentionKeepsWhatEveryReplicaHas) {

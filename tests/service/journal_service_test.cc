@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -70,8 +71,14 @@ class JournalServiceTest : public ::testing::Test {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    stub_ = v1::JournalService::NewStub(grpc::CreateCustomChannel(
-        absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials(), arguments));
+    const std::string address = absl::StrCat("127.0.0.1:", port);
+    stub_ = v1::JournalService::NewStub(
+        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    // Takes in no more than it is asked for, about.
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
+    slow_stub_ = v1::JournalService::NewStub(
+        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
   }
   void StopServer() {
     if (server_ == nullptr) return;
@@ -169,6 +176,7 @@ class JournalServiceTest : public ::testing::Test {
   std::unique_ptr<JournalGrpcService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::JournalService::Stub> stub_;
+  std::unique_ptr<v1::JournalService::Stub> slow_stub_;
 };
 
 TEST_F(JournalServiceTest, ManyBatchesInFlightAreAnsweredInOrder) {
@@ -433,6 +441,50 @@ TEST_F(JournalServiceTest, SubscribeRefusesWhatItCannotRead) {
   (void)journal->Trim();  // the background may have been first
   EXPECT_EQ(GetJournal().first_seq(), 3u);
   EXPECT_EQ(code(From(2)), StatusCode::OUT_OF_RANGE);
+}
+
+// One that does not read what it is sent, and is no registered replica: the journal does not wait.
+TEST_F(JournalServiceTest, ASubscriberThatIsTrimmedAwayIsTold) {
+  constexpr uint64_t kWrites = 40;
+  RecordMaker node(3);
+  const uint64_t file = node.NewObject();
+  AppendOk({node.Create(kRoot, "f", file)});
+  auto context = Context();
+  auto call = slow_stub_->Subscribe(context.get(), From(1));
+  ReadUpTo(*call, 1, 1);
+  std::string noise(1 << 20, '\0');  // zstd makes little of it
+  std::mt19937_64 random(1);
+  for (char& byte : noise) byte = static_cast<char>(random());
+  for (uint64_t i = 0; i < kWrites; ++i) {
+    const record::v1::Record write = node.Write(file, 0, noise.size());
+    v1::AppendRequest request = Request({write});
+    *request.mutable_entries(0) = RecordMaker::Seal(write, noise);
+    v1::AppendResponse confirmed;
+    ASSERT_TRUE(AppendOne(request, &confirmed).ok());
+  }
+  v1::SetCursorsRequest cursors;
+  cursors.set_collection("www");
+  auto* cursor = cursors.add_cursors();
+  cursor->set_node("n1");
+  cursor->set_seq(1 + kWrites);
+  v1::SetCursorsResponse empty;
+  auto cursors_context = Context();
+  ASSERT_TRUE(stub_->SetCursors(cursors_context.get(), cursors, &empty).ok());
+  auto journal = *store_->Find(*CollectionName::Parse("www"));
+  (void)journal->Trim();  // the background may have been first
+  ASSERT_EQ(GetJournal().first_seq(), 2 + kWrites);
+  // What was on its way comes whole and in order; then the stream says why it ends.
+  uint64_t next = 2;
+  v1::SubscribeResponse response;
+  while (call->Read(&response)) {
+    for (const auto& entry : response.entries()) {
+      EXPECT_EQ(entry.seq(), next++);
+      EXPECT_EQ(entry.payload_length(), entry.payload().size());
+    }
+  }
+  EXPECT_LT(next, 2 + kWrites);
+  const grpc::Status status = call->Finish();
+  EXPECT_EQ(status.error_code(), StatusCode::OUT_OF_RANGE) << status.error_message();
 }
 
 TEST_F(JournalServiceTest, EntriesAreListedInPages) {

@@ -83,10 +83,14 @@ absl::StatusOr<std::vector<EntryPtr>> RocksDbJournal::Read(Seq from, const ReadO
     if (from > state_.head || cache_.Read(from, options, out)) return out;
     head = state_.head;
   }
-  return ReadDisk(from, head, options);
+  auto read = ReadDisk(from, head, options);
+  if (read.ok() && read->empty()) return Missing(from);
+  return read;
 }
 
 absl::Status RocksDbJournal::Missing(Seq seq) const {
+  // A trim's entries are gone a moment before the state says so.
+  absl::MutexLock trimming(&trimming_);
   absl::MutexLock lock(&mu_);
   if (absl::Status alive = CheckAlive(); !alive.ok()) return alive;
   if (absl::Status status = CheckReadable(name_, state_, seq); !status.ok()) return status;
@@ -112,7 +116,7 @@ absl::StatusOr<std::vector<EntryPtr>> RocksDbJournal::ReadDisk(Seq from, Seq hea
   Seq seq = from;
   for (entries->Seek(format::EntryKey(uid_, from)); entries->Valid(); entries->Next()) {
     const std::string key = format::EntryKey(uid_, seq);
-    if (entries->key() != rocksdb::Slice(key)) return Missing(seq);
+    if (entries->key() != rocksdb::Slice(key)) return std::vector<EntryPtr>();
     auto stored = std::make_shared<StoredEntry>();
     const rocksdb::Slice value = entries->value();
     record::v1::Record record;
@@ -133,7 +137,7 @@ absl::StatusOr<std::vector<EntryPtr>> RocksDbJournal::ReadDisk(Seq from, Seq hea
       }
       if (!payloads->Valid() || payloads->key() != rocksdb::Slice(key)) {
         if (!payloads->status().ok()) return FromRocksDb(payloads->status(), "reading payloads");
-        return Missing(seq);
+        return std::vector<EntryPtr>();
       }
       stored->payload = payloads->value().ToString();
     }
@@ -141,7 +145,6 @@ absl::StatusOr<std::vector<EntryPtr>> RocksDbJournal::ReadDisk(Seq from, Seq hea
     seq = seq.next();
   }
   if (!entries->status().ok()) return FromRocksDb(entries->status(), "reading entries");
-  if (out.empty()) return Missing(from);
   return out;
 }
 

@@ -55,6 +55,7 @@ class RocksDbJournal final : public Journal, public std::enable_shared_from_this
 
  private:
   absl::Status CheckAlive() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Empty: a row of them is missing.
   absl::StatusOr<std::vector<EntryPtr>> ReadDisk(Seq from, Seq head, const ReadOptions& options);
   // Moves `change` on over what may go, a bounded number; answers how many.
   absl::StatusOr<uint64_t> FindTrimmable(Seq limit, int64_t before_ns, TrimChange& change) const;
@@ -70,7 +71,7 @@ class RocksDbJournal final : public Journal, public std::enable_shared_from_this
   Watchers watchers_;
 
   // Held over a Trim, so that one comes after the other; before mu_.
-  absl::Mutex trimming_;
+  mutable absl::Mutex trimming_;
   mutable absl::Mutex mu_;
   bool deleted_ ABSL_GUARDED_BY(mu_) = false;
   JournalState state_ ABSL_GUARDED_BY(mu_);
