@@ -6,6 +6,7 @@
 
 #include <future>
 
+#include "absl/strings/str_cat.h"
 #include "services/common/types/numbers.h"
 #include "services/token-service/registry/replica_dirs.h"
 #include "tests/support/eventually.h"

@@ -78,12 +78,12 @@ absl::Status Device::Mount(struct fuse_session* session, const std::string& moun
   killpriv_offered_ = false;
   killpriv_v2_ = false;
   mounted_ = true;
-  static const fuse_custom_io kIo = {
-      .writev = &Device::Write,
-      .read = &Device::Read,
-      .splice_receive = nullptr,
-      .splice_send = nullptr,
-  };
+  static const fuse_custom_io kIo = [] {
+    fuse_custom_io io = {};  // libfuse 3.17 has one member more
+    io.writev = &Device::Write;
+    io.read = &Device::Read;
+    return io;
+  }();
   if (int error = fuse_session_custom_io(session, &kIo, fd); error != 0) {
     umount2(mount_point.c_str(), MNT_DETACH);
     close(fd);
