@@ -2,6 +2,7 @@
 // does, and each change is captured.
 #include <dirent.h>
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/fs.h>
 #include <prometheus/registry.h>
@@ -427,6 +428,89 @@ TEST_F(MountContractTest, OpenFilesOutliveTheirNames) {
   EXPECT_EQ(Records().size(), before);
   EXPECT_EQ(ReadFile(Mnt("over")), "other");
   // What was pinned is let go.
+  EXPECT_TRUE(Eventually([&] { return mount_.presto().known_objects() <= 2; }));
+}
+
+// A file without a name. -1: the mount has no O_TMPFILE.
+int OpenTmpfile(const std::string& dir, int flags = 0) {
+  const int fd = open(dir.c_str(), O_TMPFILE | O_RDWR | flags, 0640);
+  EXPECT_TRUE(fd >= 0 || errno == EOPNOTSUPP) << strerror(errno);
+  return fd;
+}
+
+TEST_F(MountContractTest, FilesThatGetTheirNameLater) {
+  const int fd = OpenTmpfile(Mnt(""));
+  if (fd < 0) GTEST_SKIP() << "no O_TMPFILE with this libfuse";
+  ASSERT_EQ(pwrite(fd, "head", 4, 0), 4);
+  ASSERT_EQ(pwrite(fd, "tail", 4, 1 << 20), 4);
+  ASSERT_EQ(Errno(fchmod(fd, 0604)), 0);
+  ASSERT_EQ(Errno(fsetxattr(fd, "user.a", "v", 1, 0)), 0);
+  struct stat st;
+  ASSERT_EQ(fstat(fd, &st), 0);
+  EXPECT_EQ(st.st_nlink, 0u);
+  EXPECT_THAT(Records(), ::testing::IsEmpty());
+  EXPECT_EQ(List(Mnt("")).size(), 2u);
+  ASSERT_EQ(Errno(linkat(fd, "", AT_FDCWD, Mnt("f").c_str(), AT_EMPTY_PATH)), 0);
+  ASSERT_EQ(fstat(fd, &st), 0);
+  EXPECT_EQ(st.st_nlink, 1u);
+  EXPECT_EQ(st.st_ino, Stat(Low("f")).st_ino);
+  EXPECT_EQ(Stat(Mnt("f")).st_ino, st.st_ino);
+  ASSERT_EQ(pwrite(fd, "HEAD", 4, 0), 4);
+  ASSERT_EQ(Errno(link(Mnt("f").c_str(), Mnt("g").c_str())), 0);
+  EXPECT_EQ(ReadFile(Mnt("g")), ReadFile(Low("f")));
+  EXPECT_EQ(ReadFile(Mnt("g")).substr(0, 4), "HEAD");
+
+  const auto records = Records();
+  ASSERT_GE(records.size(), 3u);
+  ASSERT_TRUE(records[0].has_create());
+  EXPECT_EQ(records[0].create().attributes().mode(), 0604u);
+  EXPECT_EQ(records[0].create().xattrs_size(), 1);
+  uint64_t bytes = 0;
+  for (const auto& record : records) {
+    for (const auto& extent : record.write().extents()) bytes += extent.length();
+  }
+  EXPECT_LT(bytes, 100'000u);  // not the hole
+  EXPECT_TRUE(records.back().has_link());
+
+  ASSERT_EQ(unlink(Mnt("f").c_str()), 0);
+  ASSERT_EQ(unlink(Mnt("g").c_str()), 0);
+  const size_t before = Records().size();
+  EXPECT_EQ(pwrite(fd, "more", 4, 0), 4);
+  EXPECT_EQ(Errno(linkat(fd, "", AT_FDCWD, Mnt("again").c_str(), AT_EMPTY_PATH)), ENOENT);
+  close(fd);
+  EXPECT_EQ(Records().size(), before);
+  EXPECT_TRUE(Eventually([&] { return mount_.presto().known_objects() <= 1; }));
+}
+
+TEST_F(MountContractTest, FilesThatNeverGetAName) {
+  ASSERT_EQ(chmod(Mnt("").c_str(), 0777), 0);
+  const size_t before = Records().size();
+  const int fd = OpenTmpfile(Mnt(""), O_EXCL);
+  if (fd < 0) GTEST_SKIP() << "no O_TMPFILE with this libfuse";
+  EXPECT_EQ(pwrite(fd, "x", 1, 0), 1);
+  EXPECT_EQ(Errno(linkat(fd, "", AT_FDCWD, Mnt("f").c_str(), AT_EMPTY_PATH)), ENOENT);
+  close(fd);
+  EXPECT_EQ(InChild(
+                [&] {
+                  struct stat st;
+                  const int own = OpenTmpfile(Mnt(""));
+                  if (own < 0 || fstat(own, &st) != 0) return 1;
+                  const std::string path = "/proc/self/fd/" + std::to_string(own);
+                  if (ftruncate(own, 5000) != 0) return 2;
+                  if (linkat(AT_FDCWD, path.c_str(), AT_FDCWD, Mnt("own").c_str(),
+                             AT_SYMLINK_FOLLOW) != 0) {
+                    return 3;
+                  }
+                  return st.st_uid == 1000 && st.st_gid == 1001 ? 0 : 4;
+                },
+                1000, 1001),
+            0);
+  EXPECT_EQ(Stat(Low("own")).st_uid, 1000u);
+  EXPECT_EQ(Stat(Low("own")).st_size, 5000);
+  const auto records = Records();
+  ASSERT_EQ(records.size(), before + 2);
+  EXPECT_TRUE(records[before].has_create());
+  EXPECT_EQ(records[before + 1].truncate().size(), 5000u);
   EXPECT_TRUE(Eventually([&] { return mount_.presto().known_objects() <= 2; }));
 }
 

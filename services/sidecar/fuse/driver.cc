@@ -381,6 +381,9 @@ const fuse_lowlevel_ops& FuseDriver::Operations() {
     o.listxattr = [](Req r, Ino i, size_t s) { Of(r).Listxattr(r, i, s); };
     o.removexattr = [](Req r, Ino i, Name n) { Of(r).Removexattr(r, i, n); };
     o.create = [](Req r, Ino p, Name n, mode_t m, Fi fi) { Of(r).Create(r, p, n, m, fi); };
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+    o.tmpfile = [](Req r, Ino p, mode_t m, Fi fi) { Of(r).Tmpfile(r, p, m, *fi); };
+#endif
     o.ioctl = [](Req r, Ino i, unsigned cmd, void*, Fi, unsigned, const void*, size_t, size_t out) {
       Of(r).Ioctl(r, i, cmd, out);
     };

@@ -143,6 +143,11 @@ class FuseDriver : public KernelCache, public DeviceOwner {
                  fuse_entry_param& entry, F make);
   void ReplyEntry(fuse_req_t req, int error, const fuse_entry_param& entry);
   int DoLink(ObjectId object, ObjectId parent, const std::string& name, fuse_entry_param& entry);
+  // ---- driver_tmpfile.cc
+  void Tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, const fuse_file_info& fi);
+  // After its first link below: the object gets its row, its content is captured.
+  int FirstName(Inode& inode, int fd, ObjectId parent, int parent_fd, const std::string& name)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(replica_->update_lock());
   int DoRemove(ObjectId parent, const std::string& name, bool directory);
   int DoRename(ObjectId parent, const std::string& name, ObjectId new_parent,
                const std::string& new_name, unsigned flags, const Caller& caller);

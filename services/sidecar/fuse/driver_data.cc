@@ -134,7 +134,8 @@ void FuseDriver::Write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t 
   if (gate_.TryEnter()) {
     DoWrite(req, args, {data, size});
     gate_.Leave();
-  } else if (InodePtr inode = inodes_.Find(args.object); inode != nullptr && inode->removed) {
+  } else if (InodePtr inode = inodes_.Find(args.object);
+             inode != nullptr && inode->removed && !inode->may_get_name) {
     DoWrite(req, args, {data, size});  // no name, no record: it needs no authority
   } else {
     auto payload = payloads_.Keep({data, size}, /*must=*/fi->writepage != 0);

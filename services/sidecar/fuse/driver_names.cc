@@ -143,9 +143,11 @@ int FuseDriver::DoLink(ObjectId object, ObjectId parent, const std::string& name
   absl::MutexLock lock(&replica_->update_lock());
   if (int error = Captured(replica_->CutBefore(object), "link")) return error;
   if (linkat((*fd)->get(), "", (*dir_fd)->get(), name.c_str(), AT_EMPTY_PATH) != 0) return errno;
-  if (int error = Captured(replica_->Linked(object, parent, (*dir_fd)->get(), name), "link")) {
-    return error;
-  }
+  const int error =
+      inode->may_get_name
+          ? FirstName(*inode, (*fd)->get(), parent, (*dir_fd)->get(), name)
+          : Captured(replica_->Linked(object, parent, (*dir_fd)->get(), name), "link");
+  if (error != 0) return error;
   struct stat st;
   if (fstat((*fd)->get(), &st) != 0) return errno;
   FillEntry(object, st, entry);

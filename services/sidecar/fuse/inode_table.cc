@@ -184,6 +184,12 @@ bool InodeTable::Pin(Inode& inode) {
   return true;
 }
 
+void InodeTable::PinAs(Inode& inode, UniqueFd fd) {
+  FdPtr owned = std::make_shared<const UniqueFd>(std::move(fd));
+  absl::MutexLock lock(&mu_);
+  inode.pinned = std::move(owned);
+}
+
 void InodeTable::Remade(ObjectId id) {
   const std::optional<storage::v1::ObjectRow> row = db_.Object(id);
   if (!row) return;

@@ -37,6 +37,8 @@ struct Inode {
   std::atomic<bool> removed{false};
   // ... by a forwarded record: a name that still leads here is one that the kernel remembers.
   std::atomic<bool> removed_elsewhere{false};
+  // Has no name yet, and linkat(2) may give it one (O_TMPFILE): its writes wait for the gate.
+  std::atomic<bool> may_get_name{false};
   // Known to have neither set-id bits nor file capabilities that a write would have to clear.
   std::atomic<bool> plain{false};
 
@@ -79,6 +81,8 @@ class InodeTable {
   // The object has another lower object from now on, as its row says: what the kernel knows by the
   // id means that one. Nothing where the kernel does not know it.
   void Remade(ObjectId id);
+  // The same by an open descriptor, for an object that has no name yet.
+  void PinAs(Inode& inode, UniqueFd fd);
   // Undoes Pin() where a name was left.
   void Unpin(Inode& inode);
 

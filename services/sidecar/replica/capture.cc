@@ -67,6 +67,14 @@ absl::Status ReplicaImpl::Displace(ObjectId parent, int parent_fd, const std::st
 absl::StatusOr<ObjectId> ReplicaImpl::Created(ObjectId parent, int parent_fd,
                                               const std::string& name) {
   core_.update_lock().AssertHeld();
+  const ObjectId object = core_.NewObjectId();
+  if (absl::Status status = CreatedAs(object, parent, parent_fd, name); !status.ok()) return status;
+  return object;
+}
+
+absl::Status ReplicaImpl::CreatedAs(ObjectId object, ObjectId parent, int parent_fd,
+                                    const std::string& name) {
+  core_.update_lock().AssertHeld();
   if (core_.db().Entry(parent, name).has_value()) {
     if (absl::Status status = Displace(parent, parent_fd, name); !status.ok()) return status;
   }
@@ -77,7 +85,6 @@ absl::StatusOr<ObjectId> ReplicaImpl::Created(ObjectId parent, int parent_fd,
   absl::StatusOr<record::v1::Timespec> parent_mtime = MtimeOf(parent_fd);
   if (!parent_mtime.ok()) return core_.Fail(parent_mtime.status());
 
-  const ObjectId object = core_.NewObjectId();
   Record record = core_.NewRecord();
   record::v1::CreateOp& op = *record.mutable_create();
   op.set_parent(parent.value());
@@ -108,9 +115,7 @@ absl::StatusOr<ObjectId> ReplicaImpl::Created(ObjectId parent, int parent_fd,
   auto batch = core_.db().NewBatch();
   batch->PutObject(object, row);
   batch->PutEntry(parent, name, MakeEntry(object.value(), record.version()));
-  absl::Status status = core_.CommitLocal(std::move(record), {}, std::move(batch));
-  if (!status.ok()) return status;
-  return object;
+  return core_.CommitLocal(std::move(record), {}, std::move(batch));
 }
 
 absl::Status ReplicaImpl::Linked(ObjectId object, ObjectId parent, int parent_fd,

@@ -76,6 +76,9 @@ class Replica {
   // that a file has already (a linked O_TMPFILE, an import) is not captured: call Wrote for it.
   virtual absl::StatusOr<ObjectId> Created(ObjectId parent, int parent_fd,
                                            const std::string& name) = 0;
+  // The same for an object that has an id of NewObjectId() already and had no name so far.
+  virtual absl::Status CreatedAs(ObjectId object, ObjectId parent, int parent_fd,
+                                 const std::string& name) = 0;
   virtual absl::Status Linked(ObjectId object, ObjectId parent, int parent_fd,
                               const std::string& name) = 0;
   // unlink or rmdir of `name`; the object is the one that the table has there.
@@ -157,7 +160,7 @@ class Replica {
   // One record has left the replay queue with a batch that is committed. The update lock is held.
   virtual void LeftReplayQueue() = 0;
   // A fresh object id of this node, durable with the next commit of a state row. The update lock
-  // is held.
+  // is held. presto calls it too, for files that have no name yet.
   virtual ObjectId NewObjectId() = 0;
 };
 

@@ -31,6 +31,8 @@ class ReplicaImpl : public Replica {
   absl::Mutex& update_lock() override { return core_.update_lock(); }
   absl::StatusOr<ObjectId> Created(ObjectId parent, int parent_fd,
                                    const std::string& name) override;
+  absl::Status CreatedAs(ObjectId object, ObjectId parent, int parent_fd,
+                         const std::string& name) override;
   absl::Status Linked(ObjectId object, ObjectId parent, int parent_fd,
                       const std::string& name) override;
   absl::Status Removed(ObjectId parent, int parent_fd, const std::string& name) override;
