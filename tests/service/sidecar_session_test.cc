@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <random>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -328,6 +329,31 @@ TEST(SidecarJoinTest, LateJoinerGetsASnapshotWhileOthersWrite) {
   EXPECT_EQ(failed, 0);
   EXPECT_THAT(cluster.Settle({1, 2, 3}), IsEmpty());
   EXPECT_THAT(SetAside(cluster.dir() + "/node3"), testing::ElementsAre("index.html"));
+}
+
+TEST(SidecarJoinTest, AdoptionShipsNoContent) {
+  constexpr size_t kContent = 16 << 20;
+  SessionCluster cluster;
+  MakeSite(cluster.Lower(1));
+  std::string noise(kContent / 64, '\0');  // does not compress
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 64; ++i) {
+    for (char& byte : noise) byte = static_cast<char>(random());
+    WriteFile(cluster.Lower(1) + "/noise" + std::to_string(i), noise);
+  }
+  CopyTree(cluster.Lower(1), cluster.Lower(3));
+  cluster.CreateCollection();
+  cluster.AddReplica(1);
+  ASSERT_THAT(cluster.Settle({1}), IsEmpty());
+  auto joined_with = [&](int node) {
+    const uint64_t before = cluster.BytesFromServer(node);
+    cluster.AddReplica(node);
+    EXPECT_THAT(cluster.Settle({1, node}), IsEmpty());
+    return cluster.BytesFromServer(node) - before;
+  };
+  EXPECT_GT(joined_with(2), kContent) << "the empty one gets it all";
+  EXPECT_LT(joined_with(3), kContent / 100) << "the other one has it";
+  EXPECT_THAT(SetAside(cluster.dir() + "/node3"), IsEmpty());
 }
 
 TEST(SidecarJoinTest, ReplicaRemovedAndAddedAgainAdoptsWhatItHas) {

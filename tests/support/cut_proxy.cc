@@ -1,11 +1,12 @@
 // A TCP proxy that can be cut and mended, between a node and its server.
 //
 //   cut_proxy serve --control SOCKET --address-file FILE --forward NAME=LISTEN=TARGET...
-//   cut_proxy ctl SOCKET cut|reset|mend
+//   cut_proxy ctl SOCKET cut|reset|mend|count
 //
 // cut: nothing passes and nothing is closed, as where a cable is pulled; what was under way passes
-// after `mend`. reset: connections are reset and new ones too, as where a host went down. FILE gets
-// "NAME: host:port" of each listener when it serves. One thread, one poll loop.
+// after `mend`. reset: connections are reset and new ones too, as where a host went down. count:
+// how many bytes came from the server so far. FILE gets "NAME: host:port" of each listener when it
+// serves. One thread, one poll loop.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -17,6 +18,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -178,7 +180,9 @@ class Proxy {
       alive = error == 0;
       connection.connected = alive;
     } else if (connection.connected && (server & (POLLIN | POLLERR | POLLHUP))) {
+      const size_t before = connection.down.buffer.size();
       alive = Fill(connection.server, connection.down);
+      from_server_ += connection.down.buffer.size() - before;
     }
     if (alive && (client & (POLLIN | POLLERR | POLLHUP))) {
       alive = Fill(connection.client, connection.up);
@@ -230,8 +234,10 @@ class Proxy {
     } else if (command == "reset") {
       line_ = Line::kReset;
       for (Connection& connection : connections_) Close(connection, true);
+    } else if (command == "count") {
+      answer += " " + std::to_string(from_server_);
     } else {
-      answer = "unknown command '" + command + "': use cut, reset or mend";
+      answer = "unknown command '" + command + "': use cut, reset, mend or count";
     }
     (void)!write(fd, answer.data(), answer.size());
     close(fd);
@@ -252,6 +258,7 @@ class Proxy {
   const std::vector<Listener> listeners_;
   const int control_;
   std::list<Connection> connections_;
+  uint64_t from_server_ = 0;  // bytes
   Line line_ = Line::kOpen;
 };
 
@@ -314,7 +321,8 @@ int Ctl(const std::string& control_path, const std::string& command) {
   const ssize_t n = read(fd, answer, sizeof(answer) - 1);
   if (n <= 0) Die("no answer");
   errno = 0;
-  if (std::string(answer) != "ok") Die(answer);
+  if (strncmp(answer, "ok", 2) != 0) Die(answer);
+  if (answer[2] == ' ') std::cout << answer + 3 << std::endl;
   return 0;
 }
 
@@ -328,6 +336,6 @@ int main(int argc, char** argv) {
   if (arguments.size() == 3 && arguments[0] == "ctl") return Ctl(arguments[1], arguments[2]);
   std::cerr << "usage: cut_proxy serve --control SOCKET --address-file FILE"
                " --forward NAME=LISTEN=TARGET...\n"
-               "       cut_proxy ctl SOCKET cut|reset|mend\n";
+               "       cut_proxy ctl SOCKET cut|reset|mend|count\n";
   return 2;
 }

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "intermezzo/journal/v1/journal.grpc.pb.h"
 #include "intermezzo/registry/v1/registry.grpc.pb.h"
@@ -140,6 +141,16 @@ void SessionCluster::Proxy(int node, const std::string& command) {
   ChildProcess ctl({CUT_PROXY, "ctl", absl::StrCat(dir(), "/node", node, "/ctl"), command},
                    absl::StrCat(dir(), "/node", node, "/proxy.log"));
   if (ctl.ExitCode() != 0) Die("cut_proxy ctl " + command);
+}
+
+uint64_t SessionCluster::BytesFromServer(int node) {
+  const std::string base = absl::StrCat(dir(), "/node", node);
+  std::filesystem::remove(base + "/count");
+  ChildProcess ctl({CUT_PROXY, "ctl", base + "/ctl", "count"}, base + "/count");
+  uint64_t bytes = 0;
+  const bool counted = ctl.ExitCode() == 0;
+  if (!counted || !absl::SimpleAtoi(ReadAll(base + "/count"), &bytes)) Die("cut_proxy ctl count");
+  return bytes;
 }
 
 void SessionCluster::CreateCollection(bool offline_writes) {

@@ -40,6 +40,8 @@ class SessionCluster {
   void StopNode(int node, bool drain);
   // cut, reset or mend its way to the server.
   void Proxy(int node, const std::string& command);
+  // What the server has sent to the node so far.
+  uint64_t BytesFromServer(int node);
 
   // The collection is www.
   void CreateCollection(bool offline_writes = true);
