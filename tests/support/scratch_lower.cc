@@ -67,7 +67,11 @@ void UseScratchLower(const std::string& kind) {
     _exit(1);
   }
   if (unshare(CLONE_NEWNS) != 0) Fail("unshare(CLONE_NEWNS)");
-  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) Fail("private mounts");
+  // In a chroot the root is no mount, but /run mostly is.
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 &&
+      mount(nullptr, "/run", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    Fail("neither / nor /run can be made a private mount");
+  }
   if (mkdir(kMountPoint, 0755) != 0 && errno != EEXIST) Fail(kMountPoint);
   std::string device = "tmpfs";
   std::string options = absl::StrCat("size=", kBytes);

@@ -38,6 +38,8 @@ class Generator {
     names_.push_back("\xff\xfe\x01");
     names_.push_back("new\nline \"quoted\"");
     names_.push_back(std::string(255, 'l'));
+    has_nameless_ = mount_.OpenNameless(0, "", 0, 0600).error == 0;
+    mount_.Close(0);
   }
 
   // 0, or 1 after a difference was printed.
@@ -317,7 +319,7 @@ class Generator {
     const int slot = Slot();
     const off_t offset = Offset();
     const bool direct = direct_[slot];
-    switch (Below(16)) {
+    switch (Below(has_nameless_ ? 19 : 16)) {
       case 0:
       case 1:
       case 2:
@@ -385,6 +387,21 @@ class Generator {
         Say(absl::StrCat("map write ", slot, " ", offset, " ", bytes.size()));
         return [=](Side& s) { return s.MapWrite(slot, offset, bytes); };
       }
+      case 16: {
+        const int slot = static_cast<int>(Below(Side::kSlots));
+        const std::string dir = Chance(95) ? Directory() : Other();
+        const int flags = Chance(80) ? 0 : O_EXCL;
+        const mode_t mode = Mode();
+        direct_[slot] = false;
+        Say(absl::StrCat("open nameless ", slot, " ", dir, " ", flags, " ", mode));
+        return [=](Side& s) { return s.OpenNameless(slot, dir, flags, mode); };
+      }
+      case 17:
+      case 18: {
+        const std::string path = Fresh();
+        Say(absl::StrCat("link open ", slot, " ", path));
+        return [=](Side& s) { return s.LinkOpen(slot, path); };
+      }
       case 14: {
         Say(absl::StrCat("fstat ", slot));
         return [=](Side& s) { return s.Fstat(slot); };
@@ -411,6 +428,7 @@ class Generator {
   std::vector<std::string> directories_;
   std::vector<std::string> others_;
   std::array<bool, Side::kSlots> direct_ = {};
+  bool has_nameless_;  // with libfuse 3.17
   Caller caller_;
   std::string text_;
   std::deque<std::string> history_;

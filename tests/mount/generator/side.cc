@@ -185,6 +185,17 @@ Result Side::Open(int slot, const std::string& path, int flags, mode_t mode) {
   return Of(slots_[slot]);
 }
 
+Result Side::OpenNameless(int slot, const std::string& dir, int flags, mode_t mode) {
+  Close(slot);
+  slots_[slot] = open(At(dir).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC | flags, mode);
+  return Of(slots_[slot]);
+}
+
+Result Side::LinkOpen(int slot, const std::string& path) {
+  const std::string open = "/proc/self/fd/" + std::to_string(slots_[slot]);
+  return Of(linkat(AT_FDCWD, open.c_str(), AT_FDCWD, At(path).c_str(), AT_SYMLINK_FOLLOW));
+}
+
 Result Side::Close(int slot) {
   const int fd = std::exchange(slots_[slot], -1);
   return fd < 0 ? Result{EBADF, {}} : Of(close(fd));

@@ -67,6 +67,9 @@ class Side {
 
   // Open files. A slot that was open is closed first.
   Result Open(int slot, const std::string& path, int flags, mode_t mode);
+  // A file without a name (O_TMPFILE), and the name that it gets later.
+  Result OpenNameless(int slot, const std::string& dir, int flags, mode_t mode);
+  Result LinkOpen(int slot, const std::string& path);
   Result Close(int slot);
   Result Read(int slot, off_t offset, size_t size);
   Result Write(int slot, off_t offset, const std::string& bytes);  // at the end with O_APPEND
