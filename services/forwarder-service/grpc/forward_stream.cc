@@ -312,8 +312,8 @@ void ForwardStream::ReadTail(bool own_too) {
       entry.set_committed_ns(kept->entry.committed_ns());
       entry.set_payload_length(kept->entry.payload_length());
     }
-    const auto committed_at = [&, first = tail_entries_.front()->entry.seq()](const auto& entry) {
-      return tail_entries_[entry.seq() - first]->committed_at;
+    const auto committed_at = [&taken = tail_entries_](const auto& entry) {
+      return taken[entry.seq() - taken.front()->entry.seq()]->committed_at;
     };
     if (!Forward(std::move(outgoing), committed_at)) return;
   }
