@@ -1,8 +1,14 @@
 // Random operations on one replica, applied on another, writers taking turns, with crashes between
 // effect and commit: trees and tables stay the same. INTERMEZZO_SEED=N runs one seed,
 // INTERMEZZO_SEEDS=N runs so many.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <atomic>
+#include <random>
+#include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/random_operations.h"
@@ -88,6 +94,45 @@ TEST(ReplicaRandomTest, ReplicasStayTheSame) {
     Scenario(seed).Go(400);
     if (HasFailure()) return;
   }
+}
+
+// Bytes are read back for records while the file is written, truncated and punched.
+TEST(ReplicaRandomTest, CuttingMeetsTruncations) {
+  TestNode origin(3);
+  TestNode copy(4);
+  for (int round = 0; round < 150; ++round) {
+    const std::string name = absl::StrCat("f", round);
+    ASSERT_EQ(origin.Create(name, 0644), 0);
+    std::atomic<int> working{2};
+    std::thread writer([&] {
+      std::mt19937_64 random(round);
+      for (int i = 0; i < 8; ++i) {
+        const std::string bytes(1 + random() % 200'000, static_cast<char>('a' + i));
+        EXPECT_EQ(origin.Write(name, random() % 300'000, bytes), 0);
+      }
+      --working;
+    });
+    std::thread changer([&] {
+      std::mt19937_64 random(~round);
+      for (int i = 0; i < 8; ++i) {
+        const uint64_t at = random() % 400'000;
+        const int error = i % 2 == 0
+                              ? origin.Truncate(name, at)
+                              : origin.Fallocate(name, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                 at, 1 + random() % 100'000);
+        EXPECT_EQ(error, 0);
+      }
+      --working;
+    });
+    while (working > 0) EXPECT_TRUE(origin.replica().CutAll().ok());
+    writer.join();
+    changer.join();
+  }
+  tests::RecordChain chain;
+  chain.Pull(origin.replica());
+  const absl::Status fed = chain.Feed(copy.replica());
+  ASSERT_TRUE(fed.ok()) << fed;
+  EXPECT_THAT(CompareTrees(origin.lower_path(), copy.lower_path(), {.holes = false}), IsEmpty());
 }
 
 }  // namespace

@@ -352,6 +352,7 @@ absl::Status ReplicaImpl::XattrRemoved(ObjectId object, int fd, const std::strin
 
 absl::Status ReplicaImpl::Truncated(ObjectId object, int fd, uint64_t size) {
   core_.update_lock().AssertHeld();
+  cutter_.ReadAnew(object);
   struct stat st;
   absl::StatusOr<std::optional<ObjectRow>> row = Changing(object, fd, st);
   if (!row.ok()) return row.status();
@@ -367,6 +368,7 @@ absl::Status ReplicaImpl::Truncated(ObjectId object, int fd, uint64_t size) {
 absl::Status ReplicaImpl::Allocated(ObjectId object, int fd, int mode, uint64_t offset,
                                     uint64_t length) {
   core_.update_lock().AssertHeld();
+  cutter_.ReadAnew(object);
   struct stat st;
   absl::StatusOr<std::optional<ObjectRow>> row = Changing(object, fd, st);
   if (!row.ok()) return row.status();

@@ -68,6 +68,43 @@ absl::Status ReadPart(int fd, const ExtentSet::Extent& part, std::string& payloa
 
 }  // namespace
 
+absl::Status Cutter::Read(const LowerTree& lower, const std::vector<ExtentSet::Extent>& taken,
+                          ExtentSet& rest, Prepared& prepared) {
+  absl::StatusOr<UniqueFd> fd = lower.OpenObject(prepared.handle, O_RDONLY);
+  if (!fd.ok()) return fd.status();
+  prepared.fd = *std::move(fd);
+  const int at = prepared.fd.get();
+  struct stat st;
+  if (fstat(at, &st) != 0) return StatusFromErrno(errno, "fstat of a written file");
+  const uint64_t size = static_cast<uint64_t>(st.st_size);
+  std::vector<ExtentSet::Extent> parts;
+  std::vector<ExtentSet::Extent> left;
+  uint64_t budget = kMaxPayloadBytes;
+  for (ExtentSet::Extent extent : taken) {
+    // What a truncation cut off: it has a record of its own.
+    if (extent.offset >= size) continue;
+    extent.length = std::min(extent.length, size - extent.offset);
+    const uint64_t end = extent.offset + extent.length;
+    const size_t first = parts.size();
+    const uint64_t stopped = AppendData(at, extent, budget, parts);
+    for (size_t i = first; i < parts.size(); ++i) budget -= parts[i].length;
+    if (stopped < end) left.push_back({stopped, end - stopped, extent.sparse});
+  }
+  std::string payload;
+  for (const ExtentSet::Extent& part : parts) {
+    if (absl::Status status = ReadPart(at, part, payload); !status.ok()) return status;
+    record::v1::Extent& extent = *prepared.op.add_extents();
+    extent.set_offset(part.offset);
+    extent.set_length(part.length);
+  }
+  prepared.op.set_size(size);
+  prepared.payload = SealPayload(payload);
+  for (const ExtentSet::Extent& extent : left) {
+    rest.Add(extent.offset, extent.length, extent.sparse);
+  }
+  return absl::OkStatus();
+}
+
 Cutter::Cutter(ReplicaCore& core) : core_(core), thread_([this] { Run(); }) {}
 
 Cutter::~Cutter() {
@@ -98,93 +135,123 @@ void Cutter::Wrote(ObjectId object, uint64_t offset, uint64_t length) {
 bool Cutter::IsDirty(ObjectId object) {
   Stripe& stripe = StripeOf(object);
   stripe.lock.AssertHeld();
-  return stripe.dirty.contains(object);
+  return stripe.dirty.contains(object) || stripe.prepared.contains(object);
 }
 
 void Cutter::Forget(ObjectId object) {
   Stripe& stripe = StripeOf(object);
   absl::MutexLock lock(&stripe.lock);
+  stripe.prepared.erase(object);
   auto it = stripe.dirty.find(object);
   if (it == stripe.dirty.end()) return;
   dirty_bytes_.fetch_sub(it->second.bytes(), std::memory_order_relaxed);
   stripe.dirty.erase(it);
 }
 
-absl::StatusOr<bool> Cutter::CutOne(ObjectId object) {
+void Cutter::ReadAnew(ObjectId object) {
   core_.update_lock().AssertHeld();
   Stripe& stripe = StripeOf(object);
-  std::string payload;
-  record::v1::Record record = core_.NewRecord();
-  record::v1::WriteOp& op = *record.mutable_write();
-  std::optional<storage::v1::ObjectRow> row;
+  absl::MutexLock lock(&stripe.lock);
+  auto it = stripe.prepared.find(object);
+  if (it == stripe.prepared.end()) return;
+  Unprepare(stripe, object, it->second);
+  stripe.prepared.erase(it);
+}
+
+void Cutter::Unprepare(Stripe& stripe, ObjectId object, const Prepared& prepared) {
+  ExtentSet& dirty = stripe.dirty[object];
+  const uint64_t before = dirty.bytes();
+  for (const record::v1::Extent& extent : prepared.op.extents()) {
+    dirty.Add(extent.offset(), extent.length());
+  }
+  dirty_bytes_.fetch_add(dirty.bytes() - before, std::memory_order_relaxed);
+}
+
+absl::StatusOr<Cutter::Left> Cutter::Prepare(ObjectId object) {
+  Stripe& stripe = StripeOf(object);
+  absl::MutexLock lock(&stripe.lock);
+  if (stripe.prepared.contains(object)) return Left::kPreparedAndDirty;  // perhaps
+  auto it = stripe.dirty.find(object);
+  if (it == stripe.dirty.end()) return Left::kNothing;
+  ExtentSet& dirty = it->second;
+  const std::optional<storage::v1::ObjectRow> row = core_.db().Object(object);
+  dirty_bytes_.fetch_sub(dirty.bytes(), std::memory_order_relaxed);
+  if (!row.has_value()) {  // unlinked, and written to while still open
+    stripe.dirty.erase(it);
+    return Left::kNothing;
+  }
+  const std::vector<ExtentSet::Extent> taken = dirty.Take(kMaxPayloadBytes);
+  Prepared prepared = {{row->handle_type(), row->handle()}, {}, {}, {}};
+  const absl::Status status = Read(core_.lower(), taken, dirty, prepared);
+  if (!status.ok()) {
+    for (const ExtentSet::Extent& extent : taken) {
+      dirty.Add(extent.offset, extent.length, extent.sparse);
+    }
+  }
+  dirty_bytes_.fetch_add(dirty.bytes(), std::memory_order_relaxed);
+  if (!status.ok()) return status;
+  const Left left = dirty.empty() ? Left::kPrepared : Left::kPreparedAndDirty;
+  if (dirty.empty()) stripe.dirty.erase(it);
+  if (!prepared.op.extents().empty()) {
+    prepared.op.set_object(object.value());
+    stripe.prepared.emplace(object, std::move(prepared));
+  }
+  return left;
+}
+
+absl::Status Cutter::Commit(ObjectId object) {
+  core_.update_lock().AssertHeld();
+  Stripe& stripe = StripeOf(object);
+  const std::optional<storage::v1::ObjectRow> found = core_.db().Object(object);
+  Prepared prepared;
   {
     absl::MutexLock lock(&stripe.lock);
-    auto it = stripe.dirty.find(object);
-    if (it == stripe.dirty.end()) return false;
-    row = core_.db().Object(object);
-    ExtentSet& dirty = it->second;
-    dirty_bytes_.fetch_sub(dirty.bytes(), std::memory_order_relaxed);
-    if (!row.has_value()) {  // unlinked, and written to while still open
-      stripe.dirty.erase(it);
-      return false;
+    auto it = stripe.prepared.find(object);
+    if (it == stripe.prepared.end()) return absl::OkStatus();
+    prepared = std::move(it->second);
+    stripe.prepared.erase(it);
+    if (!found.has_value()) return absl::OkStatus();  // unlinked meanwhile
+    if (prepared.handle != LowerHandle{found->handle_type(), found->handle()}) {
+      Unprepare(stripe, object, prepared);  // made again as another lower file
+      return absl::OkStatus();
     }
-    const std::vector<ExtentSet::Extent> taken = dirty.Take(kMaxPayloadBytes);
-
-    absl::StatusOr<UniqueFd> fd =
-        core_.lower().OpenObject({row->handle_type(), row->handle()}, O_RDONLY);
-    if (!fd.ok()) return fd.status();
-    struct stat st;
-    if (fstat(fd->get(), &st) != 0) return StatusFromErrno(errno, "fstat of a written file");
-    const uint64_t size = static_cast<uint64_t>(st.st_size);
-    std::vector<ExtentSet::Extent> parts;
-    uint64_t budget = kMaxPayloadBytes;
-    for (ExtentSet::Extent extent : taken) {
-      // What a truncation cut off: it has a record of its own.
-      if (extent.offset >= size) continue;
-      extent.length = std::min(extent.length, size - extent.offset);
-      const uint64_t end = extent.offset + extent.length;
-      const size_t first = parts.size();
-      const uint64_t stopped = AppendData(fd->get(), extent, budget, parts);
-      for (size_t i = first; i < parts.size(); ++i) budget -= parts[i].length;
-      if (stopped < end) dirty.Add(stopped, end - stopped, extent.sparse);
-    }
-    dirty_bytes_.fetch_add(dirty.bytes(), std::memory_order_relaxed);
-    if (dirty.empty()) stripe.dirty.erase(it);
-    for (const ExtentSet::Extent& part : parts) {
-      if (absl::Status status = ReadPart(fd->get(), part, payload); !status.ok()) return status;
-      record::v1::Extent& extent = *op.add_extents();
-      extent.set_offset(part.offset);
-      extent.set_length(part.length);
-    }
-    op.set_object(object.value());
-    op.set_size(size);
-    *op.mutable_mtime() = ToProto(st.st_mtim);
   }
-  if (op.extents().empty()) return true;
+  // The time as it is now: a record that set it may have been made since the bytes were read.
+  struct stat st;
+  if (fstat(prepared.fd.get(), &st) != 0) {
+    return core_.Fail(StatusFromErrno(errno, "fstat of a written file"));
+  }
+  record::v1::Record record = core_.NewRecord();
+  *record.mutable_write() = std::move(prepared.op);
+  *record.mutable_write()->mutable_mtime() = ToProto(st.st_mtim);
+  storage::v1::ObjectRow row = *found;
+  row.set_data_version(record.version());
   auto batch = core_.db().NewBatch();
-  row->set_data_version(record.version());
-  batch->UpdateObject(object, *row);
-  absl::Status status =
-      core_.CommitLocal(std::move(record), SealPayload(payload), std::move(batch));
-  if (!status.ok()) return status;
-  return true;
+  batch->UpdateObject(object, row);
+  return core_.CommitLocal(std::move(record), std::move(prepared.payload), std::move(batch));
 }
 
 absl::Status Cutter::CutLocked(ObjectId object) {
+  core_.update_lock().AssertHeld();
   for (;;) {
-    absl::StatusOr<bool> cut = CutOne(object);
+    absl::StatusOr<Left> left = Prepare(object);
     // Bytes that cannot be read back are lost to all replicas: nothing may follow them.
-    if (!cut.ok()) return core_.Fail(cut.status());
-    if (!*cut) return absl::OkStatus();
+    if (!left.ok()) return core_.Fail(left.status());
+    if (*left == Left::kNothing) return absl::OkStatus();
+    if (absl::Status status = Commit(object); !status.ok()) return status;
   }
 }
 
-absl::Status Cutter::CutInline(ObjectId object) {
+absl::Status Cutter::Cut(ObjectId object, bool until_clean) {
   for (;;) {
+    absl::StatusOr<Left> left = Prepare(object);
     absl::MutexLock lock(&core_.update_lock());
-    absl::StatusOr<bool> cut = CutOne(object);
-    if (!cut.ok()) return core_.Fail(cut.status());
-    if (!*cut) return absl::OkStatus();
+    // The file may have been truncated or removed while it was read: under this lock it is not.
+    if (!left.ok()) return CutLocked(object);
+    // What another thread had prepared is committed when this lock is ours.
+    if (*left == Left::kNothing) return absl::OkStatus();
+    if (absl::Status status = Commit(object); !status.ok()) return status;
+    if (!until_clean && *left == Left::kPrepared) return absl::OkStatus();
   }
 }
 
@@ -193,6 +260,7 @@ absl::Status Cutter::CutAll() {
   for (Stripe& stripe : stripes_) {
     absl::MutexLock lock(&stripe.lock);
     for (const auto& [object, extents] : stripe.dirty) objects.push_back(object);
+    for (const auto& [object, prepared] : stripe.prepared) objects.push_back(object);
   }
   for (ObjectId object : objects) {
     if (absl::Status status = CutInline(object); !status.ok()) return status;
@@ -222,7 +290,7 @@ void Cutter::Run() {
     }
     for (ObjectId object : round) {
       // A failure has closed the replica; there is nobody here to tell.
-      CutInline(object).IgnoreError();
+      Cut(object, /*until_clean=*/false).IgnoreError();
     }
   }
 }
