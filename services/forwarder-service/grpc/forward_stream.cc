@@ -276,16 +276,17 @@ void ForwardStream::ReadMore() {
 }
 
 void ForwardStream::ReadTail(bool own_too) {
+  std::vector<TailEntryPtr> taken;
   while (!finished_ && collection_->MayRead(hello_.node(), id_)) {
-    if (!collection_->tail().Read(read_.next(), &tail_entries_)) {
+    if (!collection_->tail().Read(read_.next(), &taken)) {
       collection_->tail().Leave(id_);
       in_tail_ = false;
       return Subscribe();
     }
-    if (tail_entries_.empty()) return;
+    if (taken.empty()) return;
     const Ordinal self(hello_.ordinal());
-    if (!own_too && tail_entries_.size() <= kMaxOwnHeld &&
-        std::ranges::all_of(tail_entries_, [&](auto& kept) { return kept->origin == self; })) {
+    if (!own_too && taken.size() <= kMaxOwnHeld &&
+        std::ranges::all_of(taken, [&](auto& kept) { return kept->origin == self; })) {
       if (std::exchange(own_waits_, true)) return;
       return environment_->timers.After(kOwnHeldFor, [weak = weak_from_this()] {
         auto stream = weak.lock();
@@ -297,8 +298,8 @@ void ForwardStream::ReadTail(bool own_too) {
     }
     Outgoing outgoing;
     v1::Entries& out = *outgoing.message.mutable_entries();
-    out.set_head_seq(std::max(collection_->head(), Seq(tail_entries_.back()->entry.seq())).value());
-    for (const TailEntryPtr& kept : tail_entries_) {
+    out.set_head_seq(std::max(collection_->head(), Seq(taken.back()->entry.seq())).value());
+    for (const TailEntryPtr& kept : taken) {
       record::v1::Entry& entry = *out.add_entries();
       if (kept->origin != self) {
         entry = kept->entry;
@@ -312,7 +313,7 @@ void ForwardStream::ReadTail(bool own_too) {
       entry.set_committed_ns(kept->entry.committed_ns());
       entry.set_payload_length(kept->entry.payload_length());
     }
-    const auto committed_at = [&taken = tail_entries_](const auto& entry) {
+    const auto committed_at = [&](const auto& entry) {
       return taken[entry.seq() - taken.front()->entry.seq()]->committed_at;
     };
     if (!Forward(std::move(outgoing), committed_at)) return;

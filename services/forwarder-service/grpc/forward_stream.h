@@ -113,8 +113,7 @@ class ForwardStream final : public grpc::ServerBidiReactor<v1::ForwardRequest, v
   absl::Duration retry_ ABSL_GUARDED_BY(mu_);
   bool in_tail_ ABSL_GUARDED_BY(mu_) = false;    // a member of the collection's tail; no reader_
   bool own_waits_ ABSL_GUARDED_BY(mu_) = false;  // a timer will read the tail
-  std::vector<EntryRead> entries_ ABSL_GUARDED_BY(mu_);          // scratch
-  std::vector<TailEntryPtr> tail_entries_ ABSL_GUARDED_BY(mu_);  // scratch
+  std::vector<EntryRead> entries_ ABSL_GUARDED_BY(mu_);  // scratch
 
   // Writing to the replica. While writing_, the front is the message being written. Bounded by the
   // window, heartbeats being sent only where it is empty, and orders being few.
