@@ -73,7 +73,7 @@ int FuseDriver::FirstName(Inode& inode, int fd, ObjectId parent, int parent_fd,
   if (int error = Captured(replica_->CreatedAs(inode.id, parent, parent_fd, name), "link")) {
     return error;
   }
-  UniqueFd file(open(ProcPath(fd).c_str(), O_RDONLY | O_CLOEXEC));
+  UniqueFd file(open(ProcPath(fd).c_str(), O_RDONLY | O_NOATIME | O_CLOEXEC));
   uint64_t end = 0;
   struct stat st = {};
   int error = 0;

@@ -70,7 +70,7 @@ absl::Status ReadPart(int fd, const ExtentSet::Extent& part, std::string& payloa
 
 absl::Status Cutter::Read(const LowerTree& lower, const std::vector<ExtentSet::Extent>& taken,
                           ExtentSet& rest, Prepared& prepared) {
-  absl::StatusOr<UniqueFd> fd = lower.OpenObject(prepared.handle, O_RDONLY);
+  absl::StatusOr<UniqueFd> fd = lower.OpenObject(prepared.handle, O_RDONLY | O_NOATIME);
   if (!fd.ok()) return fd.status();
   prepared.fd = *std::move(fd);
   const int at = prepared.fd.get();

@@ -101,7 +101,7 @@ class Importer {
 
   absl::Status Content(ObjectId object, int dir_fd, const std::string& name,
                        const struct stat& st) {
-    UniqueFd fd(openat(dir_fd, name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+    UniqueFd fd(openat(dir_fd, name.c_str(), O_RDONLY | O_NOATIME | O_NOFOLLOW | O_CLOEXEC));
     if (!fd) return Errno("open", name);
     bool data = false;
     absl::Status status =

@@ -84,7 +84,7 @@ absl::Status FillFromDisk(const LowerTree& lower, const ObjectRow& row, bool con
     case record::v1::OBJECT_KIND_FILE: {
       out->set_size(st.st_size);
       if (!content_hash) break;
-      auto content = lower.OpenObject(handle, O_RDONLY);
+      auto content = lower.OpenObject(handle, O_RDONLY | O_NOATIME);
       if (!content.ok()) return content.status();
       auto digest = DigestContent(content->get(), st.st_size);
       if (!digest.ok()) return digest.status();
@@ -217,7 +217,7 @@ absl::Status SendObject(Replica& replica, ObjectId id, const EmitPart& emit) {
   const auto row = replica.db().Object(id);
   absl::Status status = row ? absl::OkStatus() : StatusFromErrno(ESTALE, "removed");
   if (status.ok() && row->kind() == record::v1::OBJECT_KIND_FILE) {
-    auto fd = replica.lower().OpenObject({row->handle_type(), row->handle()}, O_RDONLY);
+    auto fd = replica.lower().OpenObject({row->handle_type(), row->handle()}, O_RDONLY | O_NOATIME);
     struct stat st;
     if (!fd.ok()) {
       status = fd.status();
